@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "arena/arena.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+#define GIB ((size_t)1 << ARENA_REGION_SHIFT)
+#define ALIGN ((size_t)1 << ARENA_ALIGN_SHIFT)
+
+struct arena_run {
+    struct arena_run *next;
+    struct vm_page *first;
+    size_t n;
+};
+
+struct arena *arena_slots[ARENA_SLOTS];
+
+static _Thread_local struct misuse mine; /* the calling thread's last report */
+static _Thread_local uint64_t mine_total;
+
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t next_id = 1;
+
+static size_t
+round_gib(size_t bytes)
+{
+    return (bytes + GIB - 1) & ~(GIB - 1);
+}
+
+/* reserve() - address space of @size bytes on a 64 GiB boundary, without memory; NULL on failure. */
+static uint8_t *
+reserve(size_t size)
+{
+    uint8_t *raw =
+        mmap(NULL, size + ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (raw == MAP_FAILED)
+        return NULL;
+    uint8_t *base = (uint8_t *)(((uintptr_t)raw + ALIGN - 1) & ~(ALIGN - 1));
+
+    if (base > raw)
+        munmap(raw, (size_t)(base - raw));
+    munmap(base + size, (size_t)(raw + ALIGN - base));
+    return base;
+}
+
+/* set_slots() - enter or take out an arena in the table that arena_at() reads. */
+static void
+set_slots(const struct arena *a, struct arena *value)
+{
+    size_t first = (uintptr_t)a->base >> ARENA_ALIGN_SHIFT;
+    size_t last = ((uintptr_t)a->base + a->size - 1) >> ARENA_ALIGN_SHIFT;
+
+    for (size_t i = first; i <= last; i++)
+        arena_slots[i] = value;
+}
+
+static int
+make_memfd(void)
+{
+    int fd = memfd_create("nic-harness", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0)
+        return -errno;
+    /* Physical memory does not go away: a mapping of it can never raise SIGBUS. */
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+        int err = errno;
+
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+int
+arena_create(const struct arena_config *config, struct arena **out)
+{
+    const size_t bytes[REGION_COUNT] = {
+        [REGION_DIRECT] = config->max_pages << PAGE_SHIFT,
+        [REGION_KMEM] = config->max_pages << PAGE_SHIFT,
+        [REGION_JUMBO] = config->jumbo_slots << PAGE_SHIFT,
+        [REGION_SFBUF] = config->sfbuf_bytes,
+        [REGION_PBUF] = config->pbuf_bytes,
+        [REGION_QUICK] = config->quick_bytes,
+        [REGION_LWBUF] = config->lwbuf_bytes,
+        [REGION_PAGES] = config->max_pages * sizeof(struct vm_page),
+        [REGION_SFMETA] = config->sfmeta_bytes,
+    };
+    size_t size = 0;
+
+    if (config->max_pages == 0 || config->max_pages >= VM_PAGE_NOSLOT ||
+        config->jumbo_slots > config->max_pages)
+        return -EINVAL;
+    for (int r = 0; r < REGION_COUNT; r++) {
+        if (bytes[r] > ARENA_MAX_GIB * GIB)
+            return -EINVAL;
+        size += round_gib(bytes[r]);
+    }
+    if (size > ARENA_MAX_GIB * GIB)
+        return -EINVAL;
+
+    struct arena *a = calloc(1, sizeof(*a));
+
+    if (a == NULL)
+        return -ENOMEM;
+    a->config = *config;
+    a->size = size;
+    pthread_mutex_init(&a->lock, NULL);
+    a->memfd = make_memfd();
+    if (a->memfd < 0) {
+        int err = a->memfd;
+
+        free(a);
+        return err;
+    }
+    a->base = reserve(size);
+    if (a->base == NULL)
+        goto fail;
+
+    size_t off = 0;
+
+    for (int r = 0; r < REGION_COUNT; r++) {
+        if (bytes[r] == 0)
+            continue;
+        a->region_base[r] = a->base + off;
+        a->region_size[r] = bytes[r];
+        memset(a->region_of_gib + off / GIB, r, round_gib(bytes[r]) / GIB);
+        off += round_gib(bytes[r]);
+    }
+    a->direct = config->direct_map ? a->region_base[REGION_DIRECT] : NULL;
+    a->pages = (struct vm_page *)(void *)a->region_base[REGION_PAGES];
+    for (int r = REGION_PAGES; r <= REGION_SFMETA; r++) {
+        if (bytes[r] &&
+            mmap(a->region_base[r], bytes[r], PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+            goto fail;
+    }
+
+    pthread_mutex_lock(&slots_lock);
+    a->id = next_id++;
+    set_slots(a, a);
+    pthread_mutex_unlock(&slots_lock);
+    *out = a;
+    return 0;
+
+fail:;
+    int err = errno ? -errno : -ENOMEM;
+
+    if (a->base)
+        munmap(a->base, a->size);
+    close(a->memfd);
+    pthread_mutex_destroy(&a->lock);
+    free(a);
+    return err;
+}
+
+void
+arena_destroy(struct arena *a)
+{
+    pthread_mutex_lock(&slots_lock);
+    set_slots(a, NULL);
+    pthread_mutex_unlock(&slots_lock);
+    munmap(a->base, a->size);
+    close(a->memfd);
+    while (a->runs) {
+        struct arena_run *r = a->runs;
+
+        a->runs = r->next;
+        free(r);
+    }
+    pthread_mutex_destroy(&a->lock);
+    free(a);
+}
+
+int
+arena_map(struct arena *a, void *addr, vm_pindex_t pindex, size_t n)
+{
+    if (mmap(addr, n << PAGE_SHIFT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, a->memfd,
+             (off_t)(pindex << PAGE_SHIFT)) == MAP_FAILED)
+        return -errno;
+    return 0;
+}
+
+int
+arena_unmap(struct arena *a, void *addr, size_t bytes)
+{
+    (void)a;
+    if (mmap(addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+             0) == MAP_FAILED)
+        return -errno;
+    return 0;
+}
+
+/* take_run() - first fit among the runs that came back; NULL when none is long enough. */
+static struct vm_page *
+take_run(struct arena *a, size_t n)
+{
+    if (n == 1 && a->free_pages) {
+        struct vm_page *m = a->free_pages;
+
+        a->free_pages = m->next;
+        a->nfree_pages--;
+        return m;
+    }
+    for (struct arena_run **p = &a->runs; *p; p = &(*p)->next) {
+        struct arena_run *r = *p;
+
+        if (r->n < n)
+            continue;
+        struct vm_page *m = r->first;
+
+        r->first += n;
+        r->n -= n;
+        if (r->n == 0) {
+            *p = r->next;
+            free(r);
+        }
+        return m;
+    }
+    return NULL;
+}
+
+/* extend() - new physical pages behind the last; NULL when the arena or the machine is full. */
+static struct vm_page *
+extend(struct arena *a, size_t n)
+{
+    size_t first = a->npages;
+    off_t off = (off_t)(first << PAGE_SHIFT);
+    off_t len = (off_t)(n << PAGE_SHIFT);
+
+    if (n > a->config.max_pages - first)
+        return NULL;
+    /* Memory is taken here, where its lack is an error, not at first touch, where it is a signal. */
+    if (fallocate(a->memfd, 0, off, len) < 0)
+        return NULL;
+    if (a->direct && arena_map(a, a->direct + off, first, n) < 0)
+        return NULL;
+    for (size_t i = first; i < first + n; i++) {
+        a->pages[i].pindex = i;
+        a->pages[i].slot = VM_PAGE_NOSLOT;
+    }
+    a->npages = first + n;
+    return &a->pages[first];
+}
+
+struct vm_page *
+arena_pages_alloc(struct arena *a, size_t n, enum vm_page_state state)
+{
+    if (n == 0)
+        return NULL;
+    pthread_mutex_lock(&a->lock);
+    struct vm_page *m = take_run(a, n);
+
+    if (m == NULL)
+        m = extend(a, n);
+    if (m && state == VPS_KMEM)
+        a->kmem_pages += n;
+    pthread_mutex_unlock(&a->lock);
+    for (size_t i = 0; m && i < n; i++) {
+        m[i].object = NULL;
+        m[i].generation++;
+        vm_page_turn(&m[i], state, VPE_ALLOC);
+    }
+    return m;
+}
+
+void
+arena_pages_free(struct arena *a, struct vm_page *first, size_t n)
+{
+    bool kmem = vm_page_state(first) == VPS_KMEM;
+    struct arena_run *r = n > 1 ? malloc(sizeof(*r)) : NULL;
+
+    for (size_t i = 0; i < n; i++)
+        vm_page_turn(&first[i], VPS_FREE, VPE_FREE);
+    pthread_mutex_lock(&a->lock);
+    if (kmem)
+        a->kmem_pages -= n;
+    if (r) {
+        *r = (struct arena_run){a->runs, first, n};
+        a->runs = r;
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            first[i].next = a->free_pages;
+            a->free_pages = &first[i];
+            a->nfree_pages++;
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+}
+
+void *
+kmem_alloc(struct arena *a, size_t bytes)
+{
+    size_t n = round_page(bytes) >> PAGE_SHIFT;
+    struct vm_page *m = arena_pages_alloc(a, n, VPS_KMEM);
+
+    if (m == NULL)
+        return NULL;
+    uint8_t *addr = a->region_base[REGION_KMEM] + (m->pindex << PAGE_SHIFT);
+
+    if (arena_map(a, addr, m->pindex, n) < 0) {
+        arena_pages_free(a, m, n);
+        return NULL;
+    }
+    memset(addr, 0, n << PAGE_SHIFT);
+    return addr;
+}
+
+void
+kmem_free(struct arena *a, void *addr, size_t bytes)
+{
+    size_t first = (size_t)((uint8_t *)addr - a->region_base[REGION_KMEM]) >> PAGE_SHIFT;
+
+    arena_unmap(a, addr, round_page(bytes));
+    arena_pages_free(a, &a->pages[first], round_page(bytes) >> PAGE_SHIFT);
+}
+
+void
+arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
+             void *site)
+{
+    struct misuse r = {
+        .kind = kind,
+        .addr = (uint64_t)(uintptr_t)addr,
+        .pindex = UINT64_MAX,
+        .site = (uint64_t)(uintptr_t)site,
+    };
+
+    if (m) {
+        r.state = vm_page_state(m);
+        r.pindex = m->pindex;
+        r.history = __atomic_load_n(&m->history, __ATOMIC_RELAXED);
+        r.alloc_site = __atomic_load_n(&m->alloc_site, __ATOMIC_RELAXED);
+        r.free_site = __atomic_load_n(&m->free_site, __ATOMIC_RELAXED);
+        vm_page_event(m, VPE_MISUSE);
+    }
+    pthread_mutex_lock(&a->lock);
+    a->misuse[a->misuse_total++ % MISUSE_RING] = r;
+    pthread_mutex_unlock(&a->lock);
+    atomic_fetch_add_explicit(&a->misuse_count[kind], 1, memory_order_relaxed);
+    mine = r;
+    mine_total++;
+}
+
+uint64_t
+arena_misuse_mine(struct misuse *out)
+{
+    if (out && mine_total)
+        *out = mine;
+    return mine_total;
+}
+
+bool
+arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out)
+{
+    pthread_mutex_lock(&a->lock);
+    bool newer = a->misuse_total > seen;
+
+    if (newer)
+        *out = a->misuse[(a->misuse_total - 1) % MISUSE_RING];
+    pthread_mutex_unlock(&a->lock);
+    return newer;
+}
+
+unsigned
+arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max)
+{
+    unsigned n = 0;
+
+    pthread_mutex_lock(&a->lock);
+    for (; n < max && n < MISUSE_RING && n < a->misuse_total; n++)
+        out[n] = a->misuse[(a->misuse_total - 1 - n) % MISUSE_RING];
+    pthread_mutex_unlock(&a->lock);
+    return n;
+}
+
+const char *
+misuse_name(enum misuse_kind kind)
+{
+    static const char *const name[MISUSE_COUNT] = {
+        [MISUSE_NONE] = "none",
+        [MISUSE_DOUBLE_FREE] = "double free",
+        [MISUSE_FOREIGN_ADDRESS] = "address of no page of this pool",
+        [MISUSE_FREE_WHILE_POSTED] = "free while posted to the device",
+        [MISUSE_FREE_AFTER_STEAL] = "free after steal",
+        [MISUSE_REFCOUNT] = "count below zero",
+        [MISUSE_WRITE_AFTER_FREE] = "write after free",
+        [MISUSE_QUICK_NESTED] = "nested quick mapping",
+        [MISUSE_QUICK_FOREIGN] = "removal of a foreign quick mapping",
+        [MISUSE_QUICK_BLOCKING] = "blocking call while a quick mapping is held",
+        [MISUSE_BAD_STATE] = "event that the page's state does not allow",
+    };
+
+    return (unsigned)kind < MISUSE_COUNT ? name[kind] : "unknown";
+}
+
+const char *
+vm_page_state_name(enum vm_page_state state)
+{
+    static const char *const name[] = {"none", "free",   "alloc", "posted", "mbuf",
+                                       "held", "stolen", "kmem",  "file"};
+
+    return (unsigned)state < sizeof(name) / sizeof(name[0]) ? name[state] : "unknown";
+}
+
+const char *
+vm_page_event_name(enum vm_page_event ev)
+{
+    static const char *const name[16] = {"none",    "alloc", "free",  "post",  "receive", "mbuf",
+                                         "recycle", "ref",   "unref", "hold",  "unhold",  "steal",
+                                         "flip",    "map",   "unmap", "misuse"};
+
+    return (unsigned)ev < 16 ? name[ev] : "unknown";
+}

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The shared arena: one address-space reservation that holds everything a ring may point at, and one
+ * memfd, sealed against shrinking, that is its physical memory.
+ *
+ *     base                                                               base + size
+ *     | direct map | kmem | jumbo KVA | sf_buf window | pbuf windows | quick frames | descriptors |
+ *
+ * The page descriptors lie in the reservation too, behind what a device may be given, so that the
+ * arena of a vm_page_t or of a struct sf_buf is found as that of any other address.
+ *
+ * Every region starts on a GiB, so that an address is classified by one table look-up; every
+ * reservation starts on 64 GiB, so that the arena of an address is another.
+ */
+#ifndef NIC_HARNESS_ARENA_H
+#define NIC_HARNESS_ARENA_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <vm/vm.h>
+#include <vm/vm_page.h>
+
+#define ARENA_ALIGN_SHIFT 36 /* 64 GiB */
+#define ARENA_REGION_SHIFT 30
+#define ARENA_VA_BITS 47
+#define ARENA_SLOTS (1u << (ARENA_VA_BITS - ARENA_ALIGN_SHIFT))
+#define ARENA_MAX_GIB 1024
+
+enum arena_region {
+    REGION_NONE = 0,
+    REGION_DIRECT, /* every physical page, at base + its physical address; strict: those mapped now */
+    REGION_KMEM,   /* the harness's own: rings, mbufs; same offsets as the direct map */
+    REGION_JUMBO,  /* receive pages; a slot can be bound to another page */
+    REGION_SFBUF,  /* file pages on their way out */
+    REGION_PBUF,   /* windows for file I/O that is not mapped */
+    REGION_QUICK,  /* one frame per thread */
+    REGION_LWBUF,  /* lwbufs when there is no direct map */
+    REGION_PAGES,  /* descriptors of arena pages */
+    REGION_SFMETA, /* descriptors of file pages */
+    REGION_COUNT,
+};
+
+struct arena_config {
+    size_t max_pages;    /* physical memory, at most; pages */
+    size_t jumbo_slots;  /* size of the jumbo KVA pool, pages */
+    size_t sfbuf_bytes;  /* size of the sf_buf window */
+    size_t sfmeta_bytes; /* size of its descriptors */
+    size_t pbuf_bytes;
+    size_t quick_bytes;
+    size_t lwbuf_bytes;
+    bool direct_map; /* false: strict, every access needs a live mapping */
+};
+
+/* What a caller did wrong, as the arena saw it. */
+enum misuse_kind {
+    MISUSE_NONE = 0,
+    MISUSE_DOUBLE_FREE,
+    MISUSE_FOREIGN_ADDRESS,   /* not an address of this pool, or not the start of a page */
+    MISUSE_FREE_WHILE_POSTED, /* the device may still write it */
+    MISUSE_FREE_AFTER_STEAL,
+    MISUSE_REFCOUNT,         /* a count went below zero */
+    MISUSE_WRITE_AFTER_FREE, /* poison was gone at allocation */
+    MISUSE_QUICK_NESTED,
+    MISUSE_QUICK_FOREIGN,
+    MISUSE_QUICK_BLOCKING,
+    MISUSE_BAD_STATE, /* any other event that the page's state does not allow */
+    MISUSE_COUNT,
+};
+
+/* One report: what, where, and the page's record at that moment. */
+struct misuse {
+    uint32_t kind; /* enum misuse_kind */
+    uint32_t state;
+    uint64_t addr;
+    uint64_t pindex; /* UINT64_MAX when no page belongs to the address */
+    uint64_t history;
+    uint64_t site; /* return address of the call that was refused */
+    uint64_t alloc_site;
+    uint64_t free_site;
+};
+
+#define MISUSE_RING 16
+
+struct arena_run; /* a free run of physical pages */
+
+struct arena {
+    uint8_t *base;
+    size_t size;
+    uint8_t *direct;       /* NULL in strict mode */
+    struct vm_page *pages; /* descriptors, max_pages of them, address space until touched */
+    size_t npages;         /* physical pages that exist */
+    struct arena_config config;
+    uint8_t region_of_gib[ARENA_MAX_GIB];
+    void *owner[REGION_COUNT]; /* the module that runs the region */
+    uint8_t *region_base[REGION_COUNT];
+    size_t region_size[REGION_COUNT];
+
+    int memfd;
+    uint32_t id;          /* never used twice in a process */
+    pthread_mutex_t lock; /* growth, runs, reports: nothing that is hot */
+    struct arena_run *runs;
+    struct vm_page *free_pages; /* single pages that came back */
+    size_t nfree_pages;
+    size_t kmem_pages; /* in use by the harness itself */
+
+    _Atomic uint64_t bytes_copied; /* payload bytes that user space copied */
+    _Atomic uint64_t misuse_count[MISUSE_COUNT];
+    struct misuse misuse[MISUSE_RING];
+    uint64_t misuse_total;
+};
+
+extern struct arena *arena_slots[ARENA_SLOTS];
+
+/*
+ * arena_create() - reserve the address space and make the memfd; no memory is committed yet
+ * @config: sizes; see struct arena_config
+ * @out: the arena
+ *
+ * Return: 0; -EINVAL for sizes of zero or beyond ARENA_MAX_GIB; -ENOMEM; what memfd_create(2) gives.
+ */
+int arena_create(const struct arena_config *config, struct arena **out);
+
+/*
+ * arena_destroy() - give everything back
+ *
+ * Whoever runs a region must have let go of it first.
+ */
+void arena_destroy(struct arena *a);
+
+/*
+ * arena_pages_alloc() - a run of physical pages, resident, contiguous in physical memory
+ * @a: arena
+ * @n: pages
+ * @state: VPS_* they get
+ *
+ * Return: first page; NULL when the arena's limit or the machine's memory is reached.
+ */
+struct vm_page *arena_pages_alloc(struct arena *a, size_t n, enum vm_page_state state);
+
+/* arena_pages_free() - give back a run, or a part of one. */
+void arena_pages_free(struct arena *a, struct vm_page *first, size_t n);
+
+/* kmem_alloc() - zeroed memory of the harness itself, mapped until kmem_free(); NULL when out. */
+void *kmem_alloc(struct arena *a, size_t bytes);
+void kmem_free(struct arena *a, void *addr, size_t bytes);
+
+/* arena_map() - bind @n pages at @pindex to @addr, which must lie in the reservation; 0 or -errno. */
+int arena_map(struct arena *a, void *addr, vm_pindex_t pindex, size_t n);
+/* arena_unmap() - an access to [addr, addr + bytes) faults from now on. */
+int arena_unmap(struct arena *a, void *addr, size_t bytes);
+
+/* arena_at() - arena whose reservation holds an address; NULL when none does. O(1). */
+static inline struct arena *
+arena_at(const void *addr)
+{
+    uintptr_t va = (uintptr_t)addr;
+
+    if (va >> ARENA_VA_BITS)
+        return NULL;
+    struct arena *a = arena_slots[va >> ARENA_ALIGN_SHIFT];
+
+    return a && va - (uintptr_t)a->base < a->size ? a : NULL;
+}
+
+/* arena_region_at() - what an address of this arena is for. O(1). */
+static inline enum arena_region
+arena_region_at(const struct arena *a, const void *addr)
+{
+    size_t off = (size_t)((uintptr_t)addr - (uintptr_t)a->base);
+
+    return off < a->size ? (enum arena_region)a->region_of_gib[off >> ARENA_REGION_SHIFT]
+                         : REGION_NONE;
+}
+
+/* arena_contains() - does [addr, addr + len) lie in one region that a device may be given? */
+static inline bool
+arena_contains(const struct arena *a, uint64_t addr, size_t len)
+{
+    uint64_t off = addr - (uint64_t)(uintptr_t)a->base;
+
+    if (off >= a->size || len > a->size - off)
+        return false;
+    enum arena_region r = (enum arena_region)a->region_of_gib[off >> ARENA_REGION_SHIFT];
+    uint64_t in = addr - (uint64_t)(uintptr_t)a->region_base[r];
+
+    return r != REGION_NONE && r < REGION_PAGES && in < a->region_size[r] &&
+           len <= a->region_size[r] - in;
+}
+
+static inline size_t
+arena_page_index(const struct arena *a, const struct vm_page *m)
+{
+    return (size_t)(m - a->pages);
+}
+
+static inline bool
+arena_owns_page(const struct arena *a, const struct vm_page *m)
+{
+    return (uintptr_t)m - (uintptr_t)a->pages < a->config.max_pages * sizeof(struct vm_page);
+}
+
+/* arena_kva() - direct-map address of an arena page; NULL in strict mode. */
+static inline void *
+arena_kva(const struct arena *a, const struct vm_page *m)
+{
+    return a->direct ? a->direct + (arena_page_index(a, m) << PAGE_SHIFT) : NULL;
+}
+
+static inline void
+arena_count_copy(struct arena *a, size_t bytes)
+{
+    atomic_fetch_add_explicit(&a->bytes_copied, bytes, memory_order_relaxed);
+}
+
+/*
+ * The page's flight record. Only the page's owner of the moment writes it, so plain relaxed
+ * accesses are enough; they are atomic because an inspector may read along.
+ */
+static inline void
+vm_page_event(struct vm_page *m, enum vm_page_event ev)
+{
+    uint64_t h = __atomic_load_n(&m->history, __ATOMIC_RELAXED);
+
+    __atomic_store_n(&m->history, h << 4 | (uint64_t)ev, __ATOMIC_RELAXED);
+}
+
+static inline enum vm_page_state
+vm_page_state(const struct vm_page *m)
+{
+    return (enum vm_page_state)__atomic_load_n(&m->state, __ATOMIC_RELAXED);
+}
+
+/* vm_page_turn() - move a page to a state and record the event that did it. */
+static inline void
+vm_page_turn(struct vm_page *m, enum vm_page_state state, enum vm_page_event ev)
+{
+    __atomic_store_n(&m->state, (uint8_t)state, __ATOMIC_RELAXED);
+    vm_page_event(m, ev);
+}
+
+/*
+ * arena_report() - record a misuse; nothing else is changed
+ * @a: arena
+ * @kind: what was done
+ * @addr: address given by the caller
+ * @m: page concerned; NULL when there is none
+ * @site: return address of the caller
+ */
+void arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
+                  void *site);
+
+/*
+ * arena_misuse_mine() - what the calling thread did wrong last, in any arena
+ * @out: the report; NULL when only the number is wanted
+ *
+ * Return: number of reports that this thread caused so far; @out is set unless it is 0.
+ */
+uint64_t arena_misuse_mine(struct misuse *out);
+
+/* arena_misuse_last() - copy the newest report; false when there has been none since @seen. */
+bool arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out);
+
+/* arena_misuse_recent() - copy the newest reports, newest first, at most @max; how many. */
+unsigned arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max);
+
+const char *misuse_name(enum misuse_kind kind);
+const char *vm_page_state_name(enum vm_page_state state);
+const char *vm_page_event_name(enum vm_page_event ev);
+
+/* Out of line, so that a hot path that may call it saves no registers for it. */
+#define COLD __attribute__((noinline, cold))
+
+#define RETURN_SITE() __builtin_return_address(0)
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Every header that declares what cdef.h repeats: the compiler compares the two. */
+#include <harness/version.h>
+
+#include "arena/arena.h"
+#include "arena/guard.h"
+#include "arena/site.h"
+#include "bsd/machine.h"
+#include "device/device.h"
+#include "inet/inet.h"
+#include "kva/quick.h"
+#include "nic/frames.h"
+#include "nic/nic.h"
+#include "sendfile/sendfile.h"
+
+static inline uint64_t
+arena_misuses(const struct arena *a, int kind)
+{
+    return atomic_load_explicit(&a->misuse_count[kind], memory_order_relaxed);
+}
+
+static inline uint64_t
+arena_bytes_copied(const struct arena *a)
+{
+    return atomic_load_explicit(&a->bytes_copied, memory_order_relaxed);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A machine: an arena and the allocators on it. The calls with BSD signatures, which have no context
+ * argument, act on the process's one current machine; only this room knows that.
+ */
+#ifndef NIC_HARNESS_MACHINE_H
+#define NIC_HARNESS_MACHINE_H
+
+#include "kva/jumbo.h"
+#include "kva/lwbuf.h"
+#include "kva/pbuf.h"
+#include "kva/sf_map.h"
+#include "mbuf/mbuf_zone.h"
+
+struct machine_config {
+    size_t pages;     /* jumbo pages to start with; 0: 4096 */
+    size_t max_pages; /* jumbo pages at most; 0: as @pages */
+    size_t max_mbufs; /* 0: four per jumbo page, at least 16384 */
+    uint32_t nsfbufs; /* 0: 32768 (128 MiB of file mapped at a time) */
+    unsigned
+        npbufs;  /* nswbuf; 0: by memory, 16 to 256 (physical I/O buffers, MAXPHYS bytes each) */
+    bool strict; /* no direct map, poison on free */
+};
+
+struct machine {
+    struct arena *arena;
+    struct jumbo *jumbo;
+    struct sf_map *sf_map;
+    struct mbuf_zone *mbufs;
+    struct lwbuf_map *lwbufs;
+    struct pbuf_pool *pbufs;
+};
+
+/* machine_create() - 0 or -errno, with nothing left behind. */
+int machine_create(const struct machine_config *config, struct machine **out);
+/* machine_destroy() - 0; -EBUSY while a page, mapping or mbuf is in use, and nothing is changed. */
+int machine_destroy(struct machine *m);
+/* machine_set_current() - what the BSD calls act on; NULL: none. The former one is returned. */
+struct machine *machine_set_current(struct machine *m);
+extern _Atomic(struct machine *) machine_current_;
+
+static inline struct machine *
+machine_current(void)
+{
+    return atomic_load_explicit(&machine_current_, memory_order_acquire);
+}
+
+/* machine_idle() - 0 when nothing is outstanding; otherwise -EBUSY. */
+int machine_idle(struct machine *m);
+
+#endif

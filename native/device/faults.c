@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "device/faults.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/shim.h"
+
+/* Longest frame with its header, for the copy that a corrupted transmit frame needs. */
+#define SCRATCH_BYTES (NET_FRAME_MAX + sizeof(struct net_hdr))
+#define SCRATCHES 4u
+/* How many frames a reordered one lets pass, at most. */
+#define REORDER_MAX 8u
+
+struct faults_queue {
+    struct shim_rx *rx_kept; /* delayed and reordered frames, soonest due first */
+    struct shim_tx *tx_kept;
+    struct shim_tx *late;        /* completions to come */
+    uint64_t rx_count, tx_count; /* frames seen: what reordering counts in */
+    uint32_t stall;              /* polls still to sit out */
+    char *scratch;
+    struct shim_tx *scratch_user[SCRATCHES];
+};
+
+struct faults {
+    struct shim shim;
+    struct faults_config config;
+    struct faults_stats stats;
+    uint64_t rng;
+    struct faults_queue q[NIC_MAX_QUEUES];
+};
+
+const char *
+fault_name(enum fault f)
+{
+    static const char *const name[FAULT_COUNT] = {"drop",       "duplicate", "reorder",
+                                                  "truncate",   "corrupt",   "delay",
+                                                  "short_used", "late",      "stall"};
+
+    return (unsigned)f < FAULT_COUNT ? name[f] : "unknown";
+}
+
+static struct faults *
+faults_of(struct shim *s)
+{
+    return (struct faults *)(void *)s;
+}
+
+/* rnd() - xorshift64*: the same seed, the same faults */
+static uint32_t
+rnd(struct faults *f, uint32_t below)
+{
+    f->rng ^= f->rng >> 12;
+    f->rng ^= f->rng << 25;
+    f->rng ^= f->rng >> 27;
+    return (uint32_t)(((f->rng * 0x2545f4914f6cdd1du >> 32) * below) >> 32);
+}
+
+/* happens() - does this fault strike now? */
+static bool
+happens(struct faults *f, const uint32_t *rate, uint64_t *count, enum fault kind)
+{
+    if (rate[kind] == 0 || rnd(f, FAULT_RATE_ONE) >= rate[kind])
+        return false;
+    __atomic_store_n(&count[kind], count[kind] + 1, __ATOMIC_RELAXED);
+    return true;
+}
+
+/* ---- receive ---- */
+
+static uint32_t
+rx_bytes(const struct shim_rx *r)
+{
+    uint32_t sum = 0;
+
+    for (unsigned i = 0; i < r->n; i++)
+        sum += r->len[i];
+    return sum;
+}
+
+/* rx_cut() - keep the first @len bytes; buffers that fall empty go back to the inner device */
+static void
+rx_cut(struct shim *s, unsigned queue, struct shim_rx *r, uint32_t len)
+{
+    struct shim_rx *rest = calloc(1, sizeof(*rest));
+    unsigned n = 0;
+
+    if (rest == NULL)
+        return;
+    while (n < r->n && (len > 0 || n == 0)) {
+        r->len[n] = r->len[n] < len ? r->len[n] : len;
+        len -= r->len[n];
+        n++;
+    }
+    for (unsigned i = n; i < r->n; i++)
+        rest->buffer[rest->n++] = r->buffer[i];
+    r->n = n;
+    shim_rx_drop(s, queue, rest);
+}
+
+static struct shim_rx *
+rx_duplicate(struct shim *s, unsigned queue, const struct shim_rx *r)
+{
+    struct shim_rx *d = calloc(1, sizeof(*d));
+
+    if (d == NULL)
+        return NULL;
+    for (; d->n < r->n; d->n++) {
+        struct shim_buffer *b = shim_spare(s, queue);
+
+        if (b == NULL || b->len < r->len[d->n]) {
+            if (b)
+                d->buffer[d->n++] = b;
+            shim_rx_drop(s, queue, d);
+            return NULL;
+        }
+        memcpy(b->addr, r->buffer[d->n]->addr, r->len[d->n]);
+        arena_count_copy(s->arena, r->len[d->n]);
+        d->buffer[d->n] = b;
+        d->len[d->n] = r->len[d->n];
+    }
+    return d;
+}
+
+/* keep_rx() - put a frame aside until @due; the list is kept in the order of being due */
+static void
+keep_rx(struct faults_queue *q, struct shim_rx *r, uint64_t due)
+{
+    struct shim_rx **p = &q->rx_kept;
+
+    r->due = due;
+    while (*p && (*p)->due <= due)
+        p = &(*p)->next;
+    r->next = *p;
+    *p = r;
+}
+
+static void
+faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
+{
+    struct faults *f = faults_of(s);
+    struct faults_queue *q = &f->q[queue];
+    const uint32_t *rate = f->config.rx;
+    uint64_t *count = f->stats.rx;
+    uint32_t frame = rx_bytes(r);
+
+    q->rx_count++;
+    if (happens(f, rate, count, FAULT_DROP)) {
+        shim_rx_drop(s, queue, r);
+        return;
+    }
+    if (frame > sizeof(struct net_hdr)) {
+        uint32_t len = frame - (uint32_t)sizeof(struct net_hdr);
+
+        if (happens(f, rate, count, FAULT_CORRUPT)) {
+            uint32_t at = (uint32_t)sizeof(struct net_hdr) + rnd(f, len);
+            unsigned i = 0;
+
+            for (; at >= r->len[i]; i++)
+                at -= r->len[i];
+            ((char *)r->buffer[i]->addr)[at] ^= (char)(1 << rnd(f, 8));
+        }
+        if (happens(f, rate, count, FAULT_TRUNCATE))
+            rx_cut(s, queue, r, (uint32_t)sizeof(struct net_hdr) + rnd(f, len));
+        else if (happens(f, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
+            r->len[r->n - 1] -= 1 + rnd(f, r->len[r->n - 1]);
+    }
+    struct shim_rx *twin =
+        happens(f, rate, count, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
+
+    if (happens(f, rate, count, FAULT_DELAY))
+        keep_rx(q, r, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
+    else if (happens(f, rate, count, FAULT_REORDER))
+        keep_rx(q, r, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
+    else
+        shim_rx_give(s, queue, r);
+    if (twin)
+        shim_rx_give(s, queue, twin);
+}
+
+/* ---- transmit ---- */
+
+static uint32_t
+tx_bytes(const struct shim_tx *c)
+{
+    uint32_t sum = 0;
+
+    for (unsigned i = 0; i < c->n; i++)
+        sum += (uint32_t)c->seg[i].len;
+    return sum;
+}
+
+static void
+keep_tx(struct shim_tx **list, struct shim_tx *c, uint64_t due)
+{
+    while (*list && (*list)->due <= due)
+        list = &(*list)->next;
+    c->due = due;
+    c->next = *list;
+    *list = c;
+}
+
+/* send_corrupted() - send a copy with one bit turned: the pages themselves may be a file's */
+static bool
+send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
+{
+    struct faults_queue *q = &f->q[queue];
+    uint32_t len = tx_bytes(c);
+    unsigned k = 0;
+
+    if (q->scratch == NULL)
+        q->scratch = kmem_alloc(f->shim.arena, SCRATCHES * SCRATCH_BYTES);
+    while (k < SCRATCHES && q->scratch_user[k])
+        k++;
+    if (q->scratch == NULL || k == SCRATCHES || len <= sizeof(struct net_hdr) ||
+        len > SCRATCH_BYTES)
+        return false;
+    char *to = q->scratch + k * SCRATCH_BYTES;
+    uint32_t off = 0;
+
+    for (unsigned i = 0; i < c->n; i++) {
+        memcpy(to + off, c->seg[i].addr, c->seg[i].len);
+        off += (uint32_t)c->seg[i].len;
+    }
+    arena_count_copy(f->shim.arena, len);
+    to[sizeof(struct net_hdr) + rnd(f, len - (uint32_t)sizeof(struct net_hdr))] ^=
+        (char)(1 << rnd(f, 8));
+    struct vq_seg seg[2] = {{to, sizeof(struct net_hdr)},
+                            {to + sizeof(struct net_hdr), len - sizeof(struct net_hdr)}};
+
+    if (!shim_tx_send(&f->shim, queue, c, seg, 2))
+        return false;
+    q->scratch_user[k] = c;
+    return true;
+}
+
+/* tx_cut() - keep the first @len bytes of a chain */
+static void
+tx_cut(struct shim_tx *c, uint32_t len)
+{
+    unsigned n = 0;
+
+    while (n < c->n && len > 0) {
+        c->seg[n].len = c->seg[n].len < len ? c->seg[n].len : len;
+        len -= (uint32_t)c->seg[n].len;
+        n++;
+    }
+    c->n = n;
+}
+
+static void
+send_or_done(struct shim *s, unsigned queue, struct shim_tx *c)
+{
+    if (!shim_tx_send(s, queue, c, NULL, 0))
+        shim_tx_done(s, queue, c); /* no room inside: lost, as on a wire */
+}
+
+static void
+faults_tx(struct shim *s, unsigned queue, struct shim_tx *c)
+{
+    struct faults *f = faults_of(s);
+    struct faults_queue *q = &f->q[queue];
+    const uint32_t *rate = f->config.tx;
+    uint64_t *count = f->stats.tx;
+    uint32_t len = tx_bytes(c);
+
+    q->tx_count++;
+    if (happens(f, rate, count, FAULT_DROP)) {
+        shim_tx_done(s, queue, c);
+        return;
+    }
+    if (len > sizeof(struct net_hdr) + 14 && happens(f, rate, count, FAULT_TRUNCATE))
+        tx_cut(c, (uint32_t)sizeof(struct net_hdr) + 14 +
+                      rnd(f, len - (uint32_t)sizeof(struct net_hdr) - 14));
+    if (happens(f, rate, count, FAULT_CORRUPT) && send_corrupted(f, queue, c))
+        return;
+    if (happens(f, rate, count, FAULT_DELAY)) {
+        keep_tx(&q->tx_kept, c, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
+        return;
+    }
+    if (happens(f, rate, count, FAULT_REORDER)) {
+        keep_tx(&q->tx_kept, c, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
+        return;
+    }
+    if (happens(f, rate, count, FAULT_DUPLICATE))
+        shim_tx_send(s, queue, c, NULL, 0);
+    send_or_done(s, queue, c);
+}
+
+static void
+faults_done(struct shim *s, unsigned queue, struct shim_tx *c)
+{
+    struct faults *f = faults_of(s);
+    struct faults_queue *q = &f->q[queue];
+
+    for (unsigned k = 0; k < SCRATCHES; k++) {
+        if (q->scratch_user[k] == c)
+            q->scratch_user[k] = NULL;
+    }
+    if (happens(f, f->config.tx, f->stats.tx, FAULT_LATE))
+        keep_tx(&q->late, c, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
+    else
+        shim_tx_done(s, queue, c);
+}
+
+static bool
+faults_tick(struct shim *s, unsigned queue)
+{
+    struct faults *f = faults_of(s);
+    struct faults_queue *q = &f->q[queue];
+
+    if (q->stall > 0) {
+        q->stall--;
+        return false;
+    }
+    if (happens(f, f->config.rx, f->stats.rx, FAULT_STALL)) {
+        q->stall = rnd(f, f->config.stall_polls + 1);
+        return false;
+    }
+    uint64_t now = q->rx_kept || q->tx_kept || q->late ? shim_now() : 0;
+
+    while (q->rx_kept && q->rx_kept->due <= now) {
+        struct shim_rx *r = q->rx_kept;
+
+        q->rx_kept = r->next;
+        shim_rx_give(s, queue, r);
+    }
+    while (q->tx_kept && q->tx_kept->due <= now) {
+        struct shim_tx *c = q->tx_kept;
+
+        q->tx_kept = c->next;
+        send_or_done(s, queue, c);
+    }
+    while (q->late && q->late->due <= now) {
+        struct shim_tx *c = q->late;
+
+        q->late = c->next;
+        shim_tx_done(s, queue, c);
+    }
+    return true;
+}
+
+static void
+faults_fini(struct shim *s)
+{
+    struct faults *f = faults_of(s);
+
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
+        struct faults_queue *q = &f->q[i];
+
+        while (q->rx_kept) {
+            struct shim_rx *r = q->rx_kept;
+
+            q->rx_kept = r->next;
+            free(r);
+        }
+        if (q->scratch)
+            kmem_free(s->arena, q->scratch, SCRATCHES * SCRATCH_BYTES);
+    }
+}
+
+static const struct shim_ops faults_ops = {
+    .name = "faults",
+    .spare = NET_FRAME_PAGES,
+    .rx = faults_rx,
+    .tx = faults_tx,
+    .done = faults_done,
+    .tick = faults_tick,
+    .fini = faults_fini,
+};
+
+int
+faults_create(struct device *inner, const struct faults_config *config, struct device **out)
+{
+    for (unsigned i = 0; i < FAULT_COUNT; i++) {
+        if (config->rx[i] > FAULT_RATE_ONE || config->tx[i] > FAULT_RATE_ONE)
+            return -EINVAL;
+    }
+    struct faults *f = calloc(1, sizeof(*f));
+
+    if (f == NULL)
+        return -ENOMEM;
+    f->config = *config;
+    f->rng = config->seed ? config->seed : 1;
+    shim_init(&f->shim, &faults_ops, inner);
+    *out = &f->shim.dev;
+    return 0;
+}
+
+void
+faults_get_stats(const struct device *d, struct faults_stats *out)
+{
+    const struct faults *f = (const struct faults *)(const void *)d;
+
+    for (unsigned i = 0; i < FAULT_COUNT; i++) {
+        out->rx[i] = __atomic_load_n(&f->stats.rx[i], __ATOMIC_RELAXED);
+        out->tx[i] = __atomic_load_n(&f->stats.tx[i], __ATOMIC_RELAXED);
+    }
+}

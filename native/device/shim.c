@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "device/shim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t
+shim_now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- receive ---- */
+
+static void
+post_inner(struct shim_queue *q, struct shim_buffer *b)
+{
+    struct vq_seg seg = {b->addr, b->len};
+
+    /* There is room: the inner ring is as large as the outer one, each buffer is on it once. */
+    vq_driver_add(&q->inner_rx, &seg, 0, 1, b);
+}
+
+/* relay_posted() - what the driver posted goes to the inner ring, but for the spares */
+static int
+relay_posted(struct shim *s, struct shim_queue *q)
+{
+    struct vq_seg seg;
+    struct vq_chain c;
+    int got;
+
+    while ((got = vq_device_get(&q->outer_rx, &seg, 1, &c)) == 1) {
+        if (c.nout || c.in_len < sizeof(struct net_hdr)) {
+            q->outer_rx.error = VQ_ERR_ORDER;
+            return -EPROTO;
+        }
+        struct shim_buffer *b = &q->buffer[c.head];
+
+        *b = (struct shim_buffer){.addr = seg.addr, .len = c.in_len, .head = c.head};
+        /* A small ring keeps most of its buffers posted. */
+        if (q->nspare < s->ops->spare && q->nspare < q->ring_rx.num / 4) {
+            b->next = q->spare;
+            q->spare = b;
+            q->nspare++;
+        } else {
+            post_inner(q, b);
+        }
+    }
+    vq_driver_publish(&q->inner_rx);
+    return got;
+}
+
+struct shim_buffer *
+shim_spare(struct shim *s, unsigned queue)
+{
+    struct shim_queue *q = &s->q[queue];
+    struct shim_buffer *b = q->spare;
+
+    if (b) {
+        q->spare = b->next;
+        q->nspare--;
+    }
+    return b;
+}
+
+void
+shim_rx_give(struct shim *s, unsigned queue, struct shim_rx *f)
+{
+    struct shim_queue *q = &s->q[queue];
+
+    if (f->n && f->len[0] >= sizeof(struct net_hdr))
+        ((struct net_hdr *)f->buffer[0]->addr)->num_buffers = (uint16_t)f->n;
+    for (unsigned i = 0; i < f->n; i++)
+        vq_device_put(&q->outer_rx, f->buffer[i]->head, f->len[i]);
+    free(f);
+}
+
+void
+shim_rx_drop(struct shim *s, unsigned queue, struct shim_rx *f)
+{
+    for (unsigned i = 0; i < f->n; i++)
+        post_inner(&s->q[queue], f->buffer[i]);
+    free(f);
+}
+
+/* collect() - one frame that the inner device gave; NULL when there is none */
+static struct shim_rx *
+collect(struct shim_queue *q)
+{
+    uint32_t len;
+    struct shim_buffer *b = vq_driver_get(&q->inner_rx, &len);
+
+    if (b == NULL)
+        return NULL;
+    struct shim_rx *f = calloc(1, sizeof(*f));
+
+    if (f == NULL) {
+        /* No memory to carry it: the frame is lost, its buffer is not. */
+        post_inner(q, b);
+        return NULL;
+    }
+    unsigned want = len < sizeof(struct net_hdr) ? 1 : ((struct net_hdr *)b->addr)->num_buffers;
+
+    f->buffer[0] = b;
+    f->len[0] = len;
+    f->n = 1;
+    while (f->n < want && f->n < NET_FRAME_PAGES) {
+        b = vq_driver_get(&q->inner_rx, &f->len[f->n]);
+        if (b == NULL)
+            break;
+        f->buffer[f->n++] = b;
+    }
+    return f;
+}
+
+/* ---- transmit ---- */
+
+bool
+shim_tx_send(struct shim *s, unsigned queue, struct shim_tx *c, const struct vq_seg *seg,
+             unsigned n)
+{
+    struct shim_queue *q = &s->q[queue];
+
+    if (vq_driver_add(&q->inner_tx, seg ? seg : c->seg, seg ? n : c->n, 0, c) < 0)
+        return false;
+    c->copies++;
+    return true;
+}
+
+void
+shim_tx_done(struct shim *s, unsigned queue, struct shim_tx *c)
+{
+    vq_device_put(&s->q[queue].outer_tx, c->head, 0);
+}
+
+static void
+reap_inner(struct shim *s, unsigned queue)
+{
+    struct shim_queue *q = &s->q[queue];
+    struct shim_tx *c;
+    uint32_t len;
+
+    while ((c = vq_driver_get(&q->inner_tx, &len)) != NULL) {
+        if (--c->copies == 0)
+            s->ops->done(s, queue, c);
+    }
+}
+
+/* send_inner() - let the inner device transmit; frames sent or -errno */
+static int
+send_inner(struct shim *s, unsigned queue)
+{
+    struct shim_queue *q = &s->q[queue];
+    int sent = 0;
+
+    vq_driver_publish(&q->inner_tx);
+    if (vq_driver_outstanding(&q->inner_tx))
+        sent = s->inner->ops->kick(s->inner, queue);
+    reap_inner(s, queue);
+    return sent;
+}
+
+static int
+shim_kick(struct device *d, unsigned queue)
+{
+    struct shim *s = shim_of(d);
+    struct shim_queue *q = &s->q[queue];
+    struct vq_seg seg[NET_TX_SEGS];
+    struct vq_chain vc;
+    int got = 0;
+    int sent = 0;
+
+    if (!s->ops->tick || s->ops->tick(s, queue)) {
+        while ((got = vq_device_get(&q->outer_tx, seg, NET_TX_SEGS, &vc)) == 1) {
+            struct shim_tx *c = &q->chain[vc.head];
+
+            *c = (struct shim_tx){.head = vc.head, .n = vc.nout};
+            memcpy(c->seg, seg, vc.nout * sizeof(seg[0]));
+            s->ops->tx(s, queue, c);
+        }
+        sent = send_inner(s, queue);
+    }
+    vq_device_publish(&q->outer_tx);
+    return got < 0 ? got : sent;
+}
+
+static int
+shim_poll(struct device *d, unsigned queue, unsigned budget)
+{
+    struct shim *s = shim_of(d);
+    struct shim_queue *q = &s->q[queue];
+    struct shim_rx *f;
+    int err = relay_posted(s, q);
+    int moved = 0;
+
+    if (err < 0)
+        return err;
+    if (s->ops->tick && !s->ops->tick(s, queue)) {
+        vq_device_publish(&q->outer_rx);
+        return 0;
+    }
+    moved = s->inner->ops->poll(s->inner, queue, budget);
+    while ((f = collect(q)) != NULL)
+        s->ops->rx(s, queue, f);
+    if (q->inner_rx.error) {
+        q->outer_rx.error = q->inner_rx.error;
+        moved = -EPROTO;
+    }
+    vq_driver_publish(&q->inner_rx);
+    vq_device_publish(&q->outer_rx);
+    send_inner(s, queue); /* what was kept and is due now */
+    vq_device_publish(&q->outer_tx);
+    return moved;
+}
+
+/* ---- life ---- */
+
+static void
+queue_fini(struct shim_queue *q)
+{
+    vq_driver_fini(&q->inner_rx);
+    vq_driver_fini(&q->inner_tx);
+    vring_destroy(&q->ring_rx);
+    vring_destroy(&q->ring_tx);
+    free(q->buffer);
+    free(q->chain);
+    memset(q, 0, sizeof(*q));
+}
+
+static int
+shim_attach(struct device *d, struct device_attach *at)
+{
+    struct shim *s = shim_of(d);
+    struct device_attach inner = *at;
+    struct device_info info;
+    int err = 0;
+
+    s->arena = at->arena;
+    s->nqueues = at->nqueues;
+    for (unsigned i = 0; i < at->nqueues && !err; i++) {
+        struct shim_queue *q = &s->q[i];
+        struct vring *rx = at->queue[i].rx;
+        struct vring *tx = at->queue[i].tx;
+        /* A chain may be sent twice: room for that. */
+        uint32_t tx_num = tx->num < VQ_NUM_MAX ? 2 * tx->num : tx->num;
+
+        q->buffer = calloc(rx->num, sizeof(*q->buffer));
+        q->chain = calloc(tx->num, sizeof(*q->chain));
+        if (q->buffer == NULL || q->chain == NULL)
+            err = -ENOMEM;
+        if (!err)
+            err = vring_create(at->arena, rx->num, rx->event_idx, &q->ring_rx);
+        if (!err)
+            err = vring_create(at->arena, tx_num, tx->event_idx, &q->ring_tx);
+        if (!err)
+            err = vq_driver_init(&q->inner_rx, &q->ring_rx);
+        if (!err)
+            err = vq_driver_init(&q->inner_tx, &q->ring_tx);
+        vq_device_init(&q->outer_rx, rx);
+        vq_device_init(&q->outer_tx, tx);
+        inner.queue[i] = (struct device_queue){&q->ring_rx, &q->ring_tx};
+    }
+    if (!err)
+        err = s->inner->ops->attach(s->inner, &inner);
+    if (err) {
+        for (unsigned i = 0; i < at->nqueues; i++)
+            queue_fini(&s->q[i]);
+        return err;
+    }
+    at->offloads = inner.offloads;
+    s->inner->ops->describe(s->inner, &info);
+    snprintf(s->name, sizeof(s->name), "%s(%s)", s->ops->name, info.name);
+    return 0;
+}
+
+static int
+shim_detach(struct device *d)
+{
+    struct shim *s = shim_of(d);
+    int err = s->inner->ops->detach(s->inner);
+
+    /* What is on the inner rings or kept is taken and not used on the outer ones: the driver's to reclaim. */
+    for (unsigned i = 0; i < s->nqueues; i++)
+        queue_fini(&s->q[i]);
+    return err;
+}
+
+static void
+shim_describe(struct device *d, struct device_info *out)
+{
+    struct shim *s = shim_of(d);
+
+    s->inner->ops->describe(s->inner, out);
+    out->name = s->name;
+}
+
+static void
+shim_destroy(struct device *d)
+{
+    struct shim *s = shim_of(d);
+
+    s->inner->ops->destroy(s->inner);
+    if (s->ops->fini)
+        s->ops->fini(s);
+    free(s);
+}
+
+static const struct device_ops shim_device_ops = {
+    .attach = shim_attach,
+    .kick = shim_kick,
+    .poll = shim_poll,
+    .detach = shim_detach,
+    .describe = shim_describe,
+    .destroy = shim_destroy,
+};
+
+void
+shim_init(struct shim *s, const struct shim_ops *ops, struct device *inner)
+{
+    s->dev.ops = &shim_device_ops;
+    s->ops = ops;
+    s->inner = inner;
+    snprintf(s->name, sizeof(s->name), "%s", ops->name);
+}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "device/tap.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20 /* Linux 6.2 */
+#define TUN_F_USO6 0x40
+#endif
+
+/* tap_dup() - a non-blocking duplicate of a TAP queue's descriptor; -errno */
+static int
+tap_dup(int fd)
+{
+    struct ifreq ifr = {0};
+    const int want = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+
+    if (ioctl(fd, TUNGETIFF, &ifr) < 0)
+        return errno == EBADF ? -EBADF : -EINVAL;
+    if ((ifr.ifr_flags & want) != want)
+        return -EINVAL;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (copy < 0)
+        return -errno;
+    int flags = fcntl(copy, F_GETFL);
+
+    if (flags < 0 || fcntl(copy, F_SETFL, flags | O_NONBLOCK) < 0) {
+        int err = errno;
+
+        close(copy);
+        return -err;
+    }
+    return copy;
+}
+
+/* The kernel refuses an unknown bit with EINVAL: so each feature is tried with those before it. */
+static const struct {
+    uint32_t offload;
+    unsigned tun;
+} feature[] = {
+    {OFFLOAD_CSUM, TUN_F_CSUM},
+    {OFFLOAD_TSO4, TUN_F_TSO4},
+    {OFFLOAD_TSO6, TUN_F_TSO6},
+    {OFFLOAD_ECN, TUN_F_TSO_ECN},
+    {OFFLOAD_USO, TUN_F_USO4 | TUN_F_USO6}, /* only together */
+};
+
+/* tap_setup() - 12-byte headers, native byte order; @offloads cleared of what this kernel refuses */
+int
+tap_setup(int fd, uint32_t *offloads)
+{
+    int hdr = sizeof(struct net_hdr);
+    int little = 1;
+    unsigned flags = 0;
+    uint32_t got = 0;
+
+    if (ioctl(fd, TUNSETVNETHDRSZ, &hdr) < 0)
+        return -errno;
+    /* virtio 1.x headers are little-endian, whatever the machine. */
+    if (ioctl(fd, TUNSETVNETLE, &little) < 0 && errno != EINVAL)
+        return -errno;
+    for (size_t i = 0; i < sizeof(feature) / sizeof(feature[0]); i++) {
+        /* Everything else stands on partial checksums. */
+        if (!(*offloads & feature[i].offload) || (i > 0 && !(got & OFFLOAD_CSUM)))
+            continue;
+        if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)(flags | feature[i].tun)) == 0) {
+            flags |= feature[i].tun;
+            got |= feature[i].offload;
+        }
+    }
+    if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)flags) < 0)
+        return -errno;
+    *offloads = got;
+    return 0;
+}
+
+int
+tap_init(struct tap *t, const struct device_ops *ops, const int *fds, unsigned nqueues)
+{
+    if (nqueues == 0 || nqueues > NIC_MAX_QUEUES)
+        return -EINVAL;
+    t->dev.ops = ops;
+    for (unsigned i = 0; i < nqueues; i++) {
+        t->q[i].fd = tap_dup(fds[i]);
+        if (t->q[i].fd < 0) {
+            int err = t->q[i].fd;
+
+            tap_fini(t);
+            return err;
+        }
+        t->nqueues++;
+    }
+    return 0;
+}
+
+void
+tap_fini(struct tap *t)
+{
+    tap_detach(&t->dev);
+    for (unsigned i = 0; i < t->nqueues; i++)
+        close(t->q[i].fd);
+    t->nqueues = 0;
+}
+
+int
+tap_error(struct tap_queue *q, int err)
+{
+    switch (err) {
+    case EAGAIN:
+        return 0;
+    case EIO:
+        tap_count(&q->stats.link_down, 1);
+        return -ENETDOWN;
+    case EBADFD: /* the interface was deleted */
+        return -ENODEV;
+    default:
+        return -err;
+    }
+}
+
+/* ---- attach and detach ---- */
+
+int
+tap_detach(struct device *d)
+{
+    struct tap *t = tap_of(d);
+
+    /* Nothing is under way between calls: what was taken from the rings is the driver's to reclaim. */
+    for (unsigned i = 0; i < t->nqueues; i++) {
+        struct tap_queue *q = &t->q[i];
+
+        free(q->iov);
+        free(q->head);
+        q->iov = NULL;
+        q->head = NULL;
+        q->first = q->size = 0;
+    }
+    return 0;
+}
+
+int
+tap_attach(struct device *d, struct device_attach *at)
+{
+    const uint32_t super = OFFLOAD_TSO4 | OFFLOAD_TSO6 | OFFLOAD_USO;
+    struct tap *t = tap_of(d);
+
+    if (at->nqueues != t->nqueues)
+        return -EINVAL;
+    for (unsigned i = 0; i < t->nqueues; i++) {
+        struct tap_queue *q = &t->q[i];
+        int err = tap_setup(q->fd, &at->offloads);
+
+        if (err) {
+            tap_detach(d);
+            return err;
+        }
+        uint32_t frame =
+            at->frame_max == 0 || (at->offloads & super) ? NET_FRAME_MAX : at->frame_max;
+
+        /* One byte more: a frame that fills all the room was cut. */
+        q->need = sizeof(struct net_hdr) + frame + 1;
+        vq_device_init(&q->rx, at->queue[i].rx);
+        vq_device_init(&q->tx, at->queue[i].tx);
+        q->first = q->size = at->queue[i].rx->num;
+        q->iov = malloc(q->size * sizeof(*q->iov));
+        q->head = malloc(q->size * sizeof(*q->head));
+        if (q->iov == NULL || q->head == NULL) {
+            tap_detach(d);
+            return -ENOMEM;
+        }
+    }
+    t->offloads = at->offloads;
+    return 0;
+}
+
+void
+tap_describe(struct device *d, struct device_info *out)
+{
+    struct tap *t = tap_of(d);
+
+    memset(out, 0, sizeof(*out));
+    out->offloads = t->offloads;
+    out->nqueues = t->nqueues;
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
+        out->wait_fd[i] = i < t->nqueues ? t->q[i].fd : -1;
+    for (unsigned i = 0; i < t->nqueues; i++) {
+        const uint64_t *from = (const uint64_t *)(const void *)&t->q[i].stats;
+        uint64_t *to = (uint64_t *)(void *)&out->queue[i];
+
+        for (size_t k = 0; k < sizeof(out->queue[i]) / sizeof(*to); k++)
+            to[k] = __atomic_load_n(&from[k], __ATOMIC_RELAXED);
+    }
+}
+
+/* ---- receive ---- */
+
+/* take_posted() - take every buffer posted since; 0, or -EPROTO for a broken ring */
+static int
+take_posted(struct tap_queue *q)
+{
+    struct vq_chain c;
+    struct vq_seg seg;
+    int got;
+
+    /* A posted buffer is one writable segment: that is how our driver half posts. */
+    while ((got = vq_device_get(&q->rx, &seg, 1, &c)) == 1) {
+        if (c.nout || c.in_len < sizeof(struct net_hdr) || q->first == 0) {
+            q->rx.error = VQ_ERR_ORDER;
+            return -EPROTO;
+        }
+        q->first--;
+        q->iov[q->first] = seg;
+        q->head[q->first] = c.head;
+    }
+    return got;
+}
+
+/* give_frame() - the first @len bytes of the buffers on top hold a frame: mark those used */
+static void
+give_frame(struct tap_queue *q, size_t len)
+{
+    struct net_hdr *h = q->iov[q->first].addr;
+    uint16_t n = 0;
+
+    tap_count(&q->stats.rx_frames, 1);
+    tap_count(&q->stats.rx_bytes, len - sizeof(*h));
+    while (len > 0) {
+        const struct vq_seg *s = &q->iov[q->first];
+        size_t part = len < s->len ? len : s->len;
+
+        vq_device_put(&q->rx, q->head[q->first], (uint32_t)part);
+        q->first++;
+        len -= part;
+        n++;
+    }
+    h->num_buffers = n;
+}
+
+int
+tap_poll(struct device *d, unsigned queue, unsigned budget)
+{
+    struct tap_queue *q = &tap_of(d)->q[queue];
+    int err = take_posted(q);
+    unsigned moved = 0;
+
+    while (!err && moved < budget) {
+        const struct vq_seg *seg = &q->iov[q->first];
+        uint32_t have = q->size - q->first;
+        size_t room = 0;
+        uint32_t n = 0;
+
+        while (n < have && n < IOV_MAX && room < q->need)
+            room += seg[n++].len;
+        /* Wait for buffers rather than cut a frame, unless the ring has no more than these. */
+        if (room < q->need && have < q->size) {
+            tap_count(&q->stats.rx_no_buffer, 1);
+            break;
+        }
+        ssize_t got = n == 1 ? read(q->fd, seg->addr, seg->len)
+                             : readv(q->fd, (const struct iovec *)(const void *)seg, (int)n);
+
+        tap_count(&q->stats.syscalls, 1);
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            err = tap_error(q, errno);
+            break;
+        }
+        moved++;
+        if ((size_t)got == room || (size_t)got < sizeof(struct net_hdr)) {
+            /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
+            tap_count(&q->stats.rx_truncated, 1);
+            continue;
+        }
+        give_frame(q, (size_t)got);
+    }
+    vq_device_publish(&q->rx);
+    return err ? err : (int)moved;
+}
+
+/* ---- transmit ---- */
+
+int64_t
+tap_write(struct tap_queue *q, const struct vq_seg *seg, unsigned n)
+{
+    ssize_t done;
+
+    do {
+        done = n == 1 ? write(q->fd, seg->addr, seg->len)
+                      : writev(q->fd, (const struct iovec *)(const void *)seg, (int)n);
+        tap_count(&q->stats.syscalls, 1);
+    } while (done < 0 && errno == EINTR);
+    return done < 0 ? -errno : done;
+}
+
+int
+tap_sent(struct tap_queue *q, int64_t res)
+{
+    if (res == -EFAULT) {
+        tap_count(&q->stats.tx_fault, 1);
+    } else if (res < 0) {
+        tap_count(&q->stats.tx_refused, 1);
+    } else {
+        tap_count(&q->stats.tx_frames, 1);
+        tap_count(&q->stats.tx_bytes, (uint64_t)res - sizeof(struct net_hdr));
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What every device on a TAP queue does alike: set-up of the descriptor, the names of its moods, and
+ * receiving.
+ *
+ * Receiving is a read into posted buffers, one frame each. The buffer posted last is filled first:
+ * it was in use a moment ago and lies in the cache, so that what a frame costs depends on the
+ * frames in flight and not on the size of the ring. (virtio 1.x, 2.7.14: buffers may be used out of order.)
+ */
+#ifndef NIC_HARNESS_DEVICE_TAP_H
+#define NIC_HARNESS_DEVICE_TAP_H
+
+#include <errno.h>
+
+#include "device/device.h"
+
+struct tap_queue {
+    struct vq_device rx, tx;
+    int fd;
+    /* Posted buffers taken from the ring and not used yet: [first, size), the newest first. */
+    struct vq_seg *iov;
+    uint16_t *head;
+    uint32_t first, size;
+    size_t need; /* bytes a read must offer so that the longest frame is not cut */
+    struct device_queue_stats stats;
+};
+
+/* A device whose queues are TAP queues. */
+struct tap {
+    struct device dev;
+    unsigned nqueues;
+    uint32_t offloads;
+    struct tap_queue q[NIC_MAX_QUEUES];
+};
+
+static inline struct tap *
+tap_of(struct device *d)
+{
+    return (struct tap *)(void *)d;
+}
+
+/*
+ * tap_init() - duplicate the descriptors
+ * @t: zeroed
+ * @fds: @nqueues TAP queues with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+ *
+ * Return: 0; -EINVAL when a descriptor is no such queue, or for a number out of range; -EBADF; nothing
+ * is left behind.
+ */
+int tap_init(struct tap *t, const struct device_ops *ops, const int *fds, unsigned nqueues);
+void tap_fini(struct tap *t);
+
+/*
+ * tap_setup() - 12-byte headers, little-endian as virtio 1.x has them, and offloads
+ * @fd: TAP queue
+ * @offloads: OFFLOAD_* wanted; cleared of what this kernel refuses
+ */
+int tap_setup(int fd, uint32_t *offloads);
+
+/* What struct device_ops asks for, where all TAP devices do the same. */
+int tap_attach(struct device *d, struct device_attach *at);
+int tap_poll(struct device *d, unsigned queue, unsigned budget);
+int tap_detach(struct device *d);
+/* tap_describe() - everything but the name */
+void tap_describe(struct device *d, struct device_info *out);
+
+/*
+ * tap_write() - transmit one chain by a system call; res as a completion has it: bytes or -errno
+ * @seg, @n: net_hdr and frame
+ */
+int64_t tap_write(struct tap_queue *q, const struct vq_seg *seg, unsigned n);
+
+/* tap_retry() - must a frame that failed so stay on the ring, to go out when the interface takes it? */
+static inline bool
+tap_retry(int64_t res)
+{
+    return res == -EAGAIN || res == -EIO || res == -EBADFD;
+}
+
+/* tap_sent() - count what became of a frame; 1 when it went out, otherwise 0 */
+int tap_sent(struct tap_queue *q, int64_t res);
+
+/* tap_error() - a mood of the TAP as the device interface names it; counted; 0 for EAGAIN, or negative. */
+int tap_error(struct tap_queue *q, int err);
+
+/* tap_count() - written by the queue's thread, read by any */
+static inline void
+tap_count(uint64_t *counter, uint64_t n)
+{
+    __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+#endif

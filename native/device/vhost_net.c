@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The kernel's vhost-net as the NIC: its worker takes posted buffers and chains straight off our rings
+ * and moves frames between them and the TAP. Nobody here wrote the other side.
+ *
+ * One vhost device for each queue pair; ring 0 receives, ring 1 transmits. Ring addresses and buffer
+ * addresses are addresses of this process: the memory table maps each region of the arena onto itself,
+ * whole, so that neither a pool that grows nor a file that is mapped changes it.
+ */
+#include <fcntl.h>
+/* The kernel's header brings a struct vring of its own along. */
+#define vring linux_vring
+#include <linux/vhost.h>
+#undef vring
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "device/tap.h"
+
+#define FEATURE(bit) (UINT64_C(1) << (bit))
+#define F_MRG_RXBUF FEATURE(15)
+#define F_INDIRECT_DESC FEATURE(28)
+#define F_EVENT_IDX FEATURE(29)
+#define F_VERSION_1 FEATURE(32)
+
+enum {
+    RX,
+    TX,
+    RINGS
+};
+
+struct vhost_queue {
+    int fd; /* of /dev/vhost-net */
+    int kick[RINGS], call[RINGS], err[RINGS];
+    struct vring *ring[RINGS];
+    uint16_t seen[RINGS]; /* available index when last looked at */
+    bool failed;
+};
+
+struct vhost_net {
+    struct tap tap; /* the backends */
+    bool attached;
+    struct vhost_queue v[NIC_MAX_QUEUES];
+};
+
+static struct vhost_net *
+vhost_of(struct device *d)
+{
+    return (struct vhost_net *)(void *)d;
+}
+
+/* command() - an ioctl whose failure is an errno */
+static int
+command(int fd, unsigned long request, void *arg)
+{
+    return ioctl(fd, request, arg) < 0 ? -errno : 0;
+}
+
+/* share_memory() - the regions that rings, buffers and files lie in */
+static int
+share_memory(int fd, const struct arena *a)
+{
+    static const enum arena_region region[] = {REGION_DIRECT, REGION_KMEM, REGION_JUMBO,
+                                               REGION_SFBUF, REGION_PBUF};
+    const size_t most = sizeof(region) / sizeof(region[0]);
+    struct vhost_memory *m = calloc(1, sizeof(*m) + most * sizeof(m->regions[0]));
+
+    if (m == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < most; i++) {
+        uint64_t base = (uint64_t)(uintptr_t)a->region_base[region[i]];
+
+        if (base)
+            m->regions[m->nregions++] = (struct vhost_memory_region){
+                .guest_phys_addr = base,
+                .memory_size = round_page(a->region_size[region[i]]),
+                .userspace_addr = base,
+            };
+    }
+    int err = command(fd, VHOST_SET_MEM_TABLE, m);
+
+    free(m);
+    return err;
+}
+
+/* negotiate() - what our rings are made of, all of it; -EOPNOTSUPP when this kernel lacks a part */
+static int
+negotiate(int fd, bool event_idx)
+{
+    uint64_t want = F_MRG_RXBUF | F_INDIRECT_DESC | F_VERSION_1 | (event_idx ? F_EVENT_IDX : 0);
+    uint64_t have = 0;
+    int err = command(fd, VHOST_GET_FEATURES, &have);
+
+    if (!err && (have & want) != want)
+        err = -EOPNOTSUPP;
+    return err ? err : command(fd, VHOST_SET_FEATURES, &want);
+}
+
+static int
+start_ring(struct vhost_queue *v, unsigned index, int backend)
+{
+    const struct vring *r = v->ring[index];
+    struct vhost_vring_state num = {index, r->num};
+    struct vhost_vring_state base = {index, 0};
+    struct vhost_vring_addr addr = {
+        .index = index,
+        .desc_user_addr = (uint64_t)(uintptr_t)r->desc,
+        .used_user_addr = (uint64_t)(uintptr_t)r->used,
+        .avail_user_addr = (uint64_t)(uintptr_t)r->avail,
+    };
+    struct vhost_vring_file kick = {index, v->kick[index]};
+    struct vhost_vring_file call = {index, v->call[index]};
+    struct vhost_vring_file error = {index, v->err[index]};
+    struct vhost_vring_file net = {index, backend};
+    const struct {
+        unsigned long request;
+        void *arg;
+    } step[] = {
+        {VHOST_SET_VRING_NUM, &num},   {VHOST_SET_VRING_BASE, &base}, {VHOST_SET_VRING_ADDR, &addr},
+        {VHOST_SET_VRING_KICK, &kick}, {VHOST_SET_VRING_CALL, &call}, {VHOST_SET_VRING_ERR, &error},
+        {VHOST_NET_SET_BACKEND, &net}, /* last: the worker begins */
+    };
+    int err = 0;
+
+    for (size_t i = 0; i < sizeof(step) / sizeof(step[0]) && !err; i++)
+        err = command(v->fd, step[i].request, step[i].arg);
+    return err;
+}
+
+static void
+queue_close(struct vhost_queue *v)
+{
+    for (unsigned i = 0; i < RINGS; i++) {
+        int *fd[] = {&v->kick[i], &v->call[i], &v->err[i]};
+
+        for (unsigned k = 0; k < 3; k++) {
+            if (*fd[k] >= 0)
+                close(*fd[k]);
+            *fd[k] = -1;
+        }
+    }
+    if (v->fd >= 0)
+        close(v->fd);
+    v->fd = -1;
+}
+
+static int
+queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue, int backend)
+{
+    int err = 0;
+
+    v->ring[RX] = at->queue[queue].rx;
+    v->ring[TX] = at->queue[queue].tx;
+    v->failed = false;
+    v->fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
+    if (v->fd < 0)
+        return -errno;
+    for (unsigned i = 0; i < RINGS && !err; i++) {
+        v->seen[i] = 0;
+        v->kick[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        v->call[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        v->err[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (v->kick[i] < 0 || v->call[i] < 0 || v->err[i] < 0)
+            err = -errno;
+    }
+    if (!err)
+        err = command(v->fd, VHOST_SET_OWNER, NULL);
+    if (!err)
+        err = negotiate(v->fd, v->ring[RX]->event_idx);
+    if (!err)
+        err = share_memory(v->fd, at->arena);
+    for (unsigned i = 0; i < RINGS && !err; i++)
+        err = start_ring(v, i, backend);
+    return err;
+}
+
+static int
+vhost_detach(struct device *d)
+{
+    struct vhost_net *n = vhost_of(d);
+
+    if (!n->attached)
+        return 0;
+    for (unsigned i = 0; i < n->tap.nqueues; i++) {
+        struct vhost_queue *v = &n->v[i];
+
+        /* Without a backend the worker lets go of the ring; the call returns when it has. */
+        for (unsigned k = 0; k < RINGS && v->fd >= 0; k++) {
+            struct vhost_vring_file none = {k, VHOST_FILE_UNBIND};
+
+            command(v->fd, VHOST_NET_SET_BACKEND, &none);
+        }
+        queue_close(v);
+    }
+    n->attached = false;
+    return 0;
+}
+
+static int
+vhost_attach(struct device *d, struct device_attach *at)
+{
+    struct vhost_net *n = vhost_of(d);
+    int err = 0;
+
+    if (at->nqueues != n->tap.nqueues)
+        return -EINVAL;
+    n->attached = true;
+    for (unsigned i = 0; i < at->nqueues && !err; i++) {
+        err = tap_setup(n->tap.q[i].fd, &at->offloads);
+        if (!err)
+            err = queue_open(&n->v[i], at, i, n->tap.q[i].fd);
+    }
+    if (err)
+        vhost_detach(d);
+    else
+        n->tap.offloads = at->offloads;
+    return err;
+}
+
+/*
+ * notify() - wake the worker when it asked for it, and only then
+ *
+ * The driver has published by now; it asks us at every poll and kick, and with event_idx the ring says
+ * whether what is new since the last time matters to the other side (virtio 1.x, 2.7.10).
+ */
+static void
+notify(struct vhost_net *n, unsigned queue, unsigned index)
+{
+    struct vhost_queue *v = &n->v[queue];
+    const struct vring *r = v->ring[index];
+    uint16_t now = __atomic_load_n(&r->avail->idx, __ATOMIC_RELAXED);
+    uint16_t old = v->seen[index];
+
+    if (now == old)
+        return;
+    v->seen[index] = now;
+    if (!vring_should_kick(r, now, old))
+        return;
+    if (eventfd_write(v->kick[index], 1) == 0)
+        tap_count(&n->tap.q[queue].stats.syscalls, 1);
+}
+
+/* check() - did the worker find a ring broken? It says so on an eventfd, and no more than that. */
+static int
+check(struct vhost_net *n, unsigned queue)
+{
+    struct vhost_queue *v = &n->v[queue];
+    eventfd_t value;
+
+    if (!v->failed &&
+        (eventfd_read(v->err[RX], &value) == 0 || eventfd_read(v->err[TX], &value) == 0))
+        v->failed = true;
+    return v->failed ? -EPROTO : 0;
+}
+
+static int
+vhost_poll(struct device *d, unsigned queue, unsigned budget)
+{
+    struct vhost_net *n = vhost_of(d);
+    eventfd_t value;
+
+    (void)budget; /* the worker does not ask */
+    notify(n, queue, RX);
+    eventfd_read(n->v[queue].call[RX], &value);
+    return check(n, queue);
+}
+
+static int
+vhost_kick(struct device *d, unsigned queue)
+{
+    struct vhost_net *n = vhost_of(d);
+
+    notify(n, queue, TX);
+    return check(n, queue);
+}
+
+static void
+vhost_describe(struct device *d, struct device_info *out)
+{
+    struct vhost_net *n = vhost_of(d);
+
+    tap_describe(d, out);
+    out->name = "vhost_net";
+    out->async = true;
+    for (unsigned i = 0; i < n->tap.nqueues; i++)
+        out->wait_fd[i] = n->attached ? n->v[i].call[RX] : -1;
+}
+
+static void
+vhost_destroy(struct device *d)
+{
+    struct vhost_net *n = vhost_of(d);
+
+    vhost_detach(d);
+    tap_fini(&n->tap);
+    free(n);
+}
+
+static const struct device_ops vhost_net_ops = {
+    .attach = vhost_attach,
+    .kick = vhost_kick,
+    .poll = vhost_poll,
+    .detach = vhost_detach,
+    .describe = vhost_describe,
+    .destroy = vhost_destroy,
+};
+
+int
+vhost_net_create(const int *fds, unsigned nqueues, struct device **out)
+{
+    struct vhost_net *n = calloc(1, sizeof(*n));
+
+    if (n == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
+        n->v[i].fd = -1;
+        for (unsigned k = 0; k < RINGS; k++)
+            n->v[i].kick[k] = n->v[i].call[k] = n->v[i].err[k] = -1;
+    }
+    int err = tap_init(&n->tap, &vhost_net_ops, fds, nqueues);
+
+    if (err) {
+        free(n);
+        return err;
+    }
+    *out = &n->tap.dev;
+    return 0;
+}

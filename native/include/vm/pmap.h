@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* pmap_quick_enter_page(9): one page, for a moment. */
+#ifndef NIC_HARNESS_VM_PMAP_H
+#define NIC_HARNESS_VM_PMAP_H
+
+#include <harness/decls.h>
+#include <vm/vm.h>
+
+HARNESS_BEGIN_DECLS
+
+/*
+ * pmap_quick_enter_page() - map a page at the calling thread's one frame
+ * @m: page that is wired, held or unmanaged
+ *
+ * Never sleeps, never fails, does not nest: a second call before pmap_quick_remove_page() is reported
+ * as misuse, and takes the frame over. Between the two calls nothing of the harness that might block
+ * may be called.
+ */
+vm_offset_t pmap_quick_enter_page(vm_page_t m);
+
+/* pmap_quick_remove_page() - end of the moment; @addr is what pmap_quick_enter_page() returned. */
+void pmap_quick_remove_page(vm_offset_t addr);
+
+HARNESS_END_DECLS
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Just enough ARP, IPv4, ICMP and TCP to serve a stock peer over one NIC queue.
+ *
+ * One thread owns a struct inet and everything in it. Nothing happens behind its back: frames move
+ * and timers run inside inet_poll().
+ */
+#ifndef NIC_HARNESS_INET_H
+#define NIC_HARNESS_INET_H
+
+#include <netinet/in.h>
+#include <stdint.h>
+
+#include "nic/nic.h"
+
+struct inet;
+struct tcp_conn;
+
+struct inet_config {
+    uint32_t addr;                /* our IPv4 address, network byte order */
+    uint32_t netmask;             /* network byte order */
+    uint32_t gateway;             /* 0: none */
+    unsigned queue;               /* NIC queue it runs on */
+    uint32_t sndbuf;              /* bytes a connection keeps unacknowledged or unsent; 0: 8 MiB */
+    uint32_t rcvbuf;              /* bytes a connection keeps for its reader; 0: 4 MiB */
+    uint64_t seed;                /* of initial sequence numbers and ports; 0: from getrandom(2) */
+    uint64_t (*clock)(void *arg); /* ns, never going back; NULL: CLOCK_MONOTONIC */
+    void *clock_arg;
+};
+
+struct inet_stats {
+    uint64_t rx_frames, rx_arp, rx_ip, rx_icmp, rx_tcp, rx_other;
+    uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
+    uint64_t rx_fragments; /* not reassembled: dropped */
+    uint64_t rx_no_buffer; /* dropped: no mbuf, or a reader that lets too many pages wait */
+    uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
+    uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
+    uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
+    uint64_t tx_payload; /* TCP payload bytes put on the wire, first time and again */
+    uint64_t tx_payload_retransmitted;
+};
+
+/* inet_create() - a host at config->addr on a NIC; the NIC stays the caller's. 0 or -errno. */
+int inet_create(struct nic *n, const struct inet_config *config, struct inet **out);
+/* inet_destroy() - abort every connection and forget everything. */
+void inet_destroy(struct inet *in);
+
+/*
+ * inet_poll() - receive what waits, answer it, run the timers, transmit what may go
+ *
+ * Return: frames received; -ENETDOWN, -ENODEV or -EPROTO as nic_rx_burst().
+ */
+int inet_poll(struct inet *in);
+
+/*
+ * inet_wait() - sleep until a frame comes or a timer is due
+ * @timeout_ns: at most so long
+ *
+ * Return: 1 something is there; 0 the time is over; -EINTR a signal.
+ */
+int inet_wait(struct inet *in, int64_t timeout_ns);
+
+/* inet_nic() - the NIC it runs on */
+struct nic *inet_nic(const struct inet *in);
+/* inet_queue() - and its queue */
+unsigned inet_queue(const struct inet *in);
+/* inet_timeout() - ns until inet_poll() has something to do without a frame; -1: nothing. */
+int64_t inet_timeout(const struct inet *in);
+
+void inet_get_stats(const struct inet *in, struct inet_stats *out);
+
+/* TCP states, RFC 9293 section 3.3.2. */
+enum tcp_state {
+    TCPS_CLOSED = 0,
+    TCPS_LISTEN,
+    TCPS_SYN_SENT,
+    TCPS_SYN_RECEIVED,
+    TCPS_ESTABLISHED,
+    TCPS_CLOSE_WAIT,
+    TCPS_FIN_WAIT_1,
+    TCPS_CLOSING,
+    TCPS_LAST_ACK,
+    TCPS_FIN_WAIT_2,
+    TCPS_TIME_WAIT,
+};
+
+struct tcp_info_s {
+    uint32_t state; /* enum tcp_state */
+    int32_t
+        error; /* 0 or a positive errno: ECONNREFUSED, ECONNRESET, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH */
+    uint32_t mss;                              /* payload bytes per segment towards the peer */
+    uint32_t snd_wnd, rcv_wnd, cwnd, ssthresh; /* bytes */
+    uint32_t unsent, unacked;                  /* bytes in the send buffer */
+    uint32_t readable;                         /* bytes in the receive buffer */
+    uint32_t srtt_us, rto_us;
+    uint32_t local_addr, peer_addr;
+    uint16_t local_port, peer_port;
+    uint8_t timestamps, wscale_ok, snd_wscale, rcv_wscale;
+    uint64_t bytes_acked, bytes_received;
+    uint64_t retransmits;
+};
+
+/*
+ * tcp_connect() - active open; the handshake goes on in inet_poll()
+ * @addr, @port: peer, network byte order / host byte order
+ * @local_port: 0: any
+ *
+ * Return: 0; -EADDRINUSE; -ENETUNREACH when no route leads there; -ENOMEM.
+ */
+int tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
+                struct tcp_conn **out);
+/* tcp_listen() - passive open on a port; 0, -EADDRINUSE, -ENOMEM. */
+int tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn **out);
+/* tcp_accept() - next established connection of a listener; NULL when there is none. */
+struct tcp_conn *tcp_accept(struct tcp_conn *listener);
+
+/* tcp_send_room() - bytes the send buffer takes now; 0 when the connection cannot send. */
+uint32_t tcp_send_room(const struct tcp_conn *c);
+/*
+ * tcp_send() - append a chain to the send buffer
+ * @m: chain; its storage is held until the peer has acknowledged its bytes
+ *
+ * Consumes @m on success only.
+ *
+ * Return: 0; -EAGAIN when it does not fit now; -EMSGSIZE when it never will; -EPIPE after
+ * tcp_shutdown(); -ENOTCONN; the connection's error, negative (-ECONNRESET and the like).
+ */
+int tcp_send(struct tcp_conn *c, struct mbuf *m);
+/*
+ * tcp_set_more() - more will follow soon
+ *
+ * While it is set, a last frame that is not full waits for what follows, as long as other data are
+ * on their way. tcp_shutdown() and tcp_close() clear it.
+ */
+void tcp_set_more(struct tcp_conn *c, bool more);
+/* tcp_output() - transmit what the windows allow now, without waiting for inet_poll(). */
+int tcp_output(struct tcp_conn *c);
+/*
+ * tcp_recv() - up to @max bytes in order
+ *
+ * Return: a chain without a packet header, its data still in the pages they came in, the caller's to
+ * m_freem(); NULL when there is none.
+ */
+struct mbuf *tcp_recv(struct tcp_conn *c, uint32_t max);
+/* tcp_eof() - the peer has finished and everything was read */
+bool tcp_eof(const struct tcp_conn *c);
+/* tcp_shutdown() - no more will be sent: FIN after what is in the send buffer. 0 or -ENOTCONN. */
+int tcp_shutdown(struct tcp_conn *c);
+/* tcp_close() - the caller is done with it: FIN if need be, the rest goes on in inet_poll(). */
+void tcp_close(struct tcp_conn *c);
+/* tcp_abort() - RST to the peer, everything freed. */
+void tcp_abort(struct tcp_conn *c);
+/*
+ * tcp_reset() - RST to the peer, buffers freed; the connection stays, closed, with @error for its owner
+ * @error: a positive errno, what tcp_get_info() reports from now on
+ */
+void tcp_reset(struct tcp_conn *c, int error);
+void tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out);
+
+#endif

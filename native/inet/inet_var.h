@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the files of this room share: the host, its ARP cache, and the calls between protocols. */
+#ifndef NIC_HARNESS_INET_VAR_H
+#define NIC_HARNESS_INET_VAR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "inet/inet.h"
+#include "inet/wire.h"
+
+#define NS_PER_US 1000ull
+#define NS_PER_MS 1000000ull
+#define NS_PER_S 1000000000ull
+#define NEVER UINT64_MAX
+
+#define INET_BURST 32           /* frames taken from the NIC at a time */
+#define INET_BURSTS 8           /* bursts in one poll, at most */
+#define INET_TIMER_SKIPS 16     /* polls that may put the timers off while frames keep coming */
+#define INET_RETRY_NS NS_PER_MS /* until output is tried again that found no room */
+#define INET_RST_PER_S 1000     /* resets for segments of no connection */
+#define INET_CHALLENGE_PER_S 1000
+
+/* Ethernet, IP and TCP headers at their longest: what is looked at before the payload. */
+#define FRAME_HDR_MAX (ETH_HLEN + IP_HLEN_MAX + TCP_HLEN_MAX)
+
+#define ARP_ENTRIES 64
+#define ARP_QUEUE 4
+#define ARP_TRIES 3
+#define ARP_RETRY_NS NS_PER_S
+#define ARP_REFRESH_NS (45 * NS_PER_S) /* then a used entry is asked for again */
+#define ARP_EXPIRE_NS (60 * NS_PER_S)
+
+enum arp_state {
+    ARP_FREE = 0,
+    ARP_INCOMPLETE,
+    ARP_VALID
+};
+
+struct arp_entry {
+    uint32_t addr;
+    uint8_t mac[6];
+    uint8_t state;
+    uint8_t tries;      /* requests sent since the last reply */
+    bool used;          /* since the last reply */
+    uint64_t confirmed; /* when the last reply came */
+    uint64_t next_try;
+    struct mbuf *queue[ARP_QUEUE]; /* frames that wait for the address, oldest first */
+    unsigned nqueue;
+};
+
+#define TCP_HASH_BITS 9
+#define TCP_HASH (1u << TCP_HASH_BITS)
+
+TAILQ_HEAD(tcp_list, tcp_conn);
+
+/* One host. Addresses in here are in host byte order. */
+struct inet {
+    struct nic *nic;
+    struct mbuf_zone *zone;
+    unsigned queue;
+    uint32_t addr, netmask, gateway;
+    uint32_t mtu;
+    uint32_t offloads;
+    uint32_t sndbuf, rcvbuf;
+    uint8_t mac[6];
+    bool tx_dirty; /* frames are on the ring and not flushed */
+    bool work;     /* output waits that need not wait: inet_wait() returns at once */
+    uint16_t ip_id;
+    unsigned timer_skips;
+
+    uint64_t (*clock)(void *arg);
+    void *clock_arg;
+    uint64_t now;        /* ns, taken once per entry */
+    uint64_t next_timer; /* no timer is due before */
+
+    uint64_t rng;
+    uint64_t secret[2];
+    uint64_t limit_second; /* which second the two counts below are of */
+    uint32_t rst_sent, challenges_sent;
+
+    struct arp_entry arp[ARP_ENTRIES];
+    uint32_t arp_gen; /* moves whenever a cached MAC address may be stale */
+
+    struct tcp_list conns;
+    struct tcp_list hash[TCP_HASH];
+    struct tcp_list output; /* connections with something to transmit */
+    unsigned nconns, noutput;
+
+    struct inet_stats stats;
+};
+
+/* What ip_input() found out about a packet, for the protocol above. */
+struct ip_view {
+    const uint8_t *frame; /* the first @avail bytes of the frame, contiguous */
+    unsigned avail;
+    unsigned hlen; /* IP header, bytes */
+    unsigned len;  /* IP packet, bytes */
+    uint32_t src, dst;
+};
+
+static inline uint64_t
+u64_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint32_t
+u32_min(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint32_t
+u32_max(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* inet_timer() - see to it that the timers run at @when. */
+static inline void
+inet_timer(struct inet *in, uint64_t when)
+{
+    if (when < in->next_timer)
+        in->next_timer = when;
+}
+
+/* inet_random() - 64 bits that follow from the seed. */
+uint64_t inet_random(struct inet *in);
+/* inet_hash() - keyed hash of a connection's four names (SipHash-2-4). */
+uint64_t inet_hash(const struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
+                   uint32_t what);
+/* inet_tx() - one frame to the ring, flushing once when it is full; consumes @m on success only. */
+int inet_tx(struct inet *in, struct mbuf *m);
+/* inet_tx_or_free() - one frame to the ring, or lost. */
+void inet_tx_or_free(struct inet *in, struct mbuf *m);
+void inet_flush(struct inet *in);
+/* inet_allow() - one more of what *@count counts in this second? */
+bool inet_allow(struct inet *in, uint32_t *count, uint32_t limit);
+
+/* frame_head() - the first bytes of a frame, gathered for a look at its headers; how many there are. */
+unsigned frame_head(const struct mbuf *m, uint8_t *copy, unsigned want);
+
+/* fold16() - ones' complement sum in 16 bits, not complemented. */
+static inline uint16_t
+fold16(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+/* csum_bytes() - ones' complement sum of bytes as big-endian words. */
+uint16_t csum_bytes(const uint8_t *p, size_t len);
+/* csum_mbuf() - the same over a part of a chain that lies inside it, @init added. */
+uint16_t csum_mbuf(const struct mbuf *m, unsigned off, unsigned len, uint32_t init);
+/* csum_pseudo() - of the pseudo header, RFC 9293 3.1. */
+static inline uint32_t
+csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)
+{
+    return (src >> 16) + (src & 0xffff) + (dst >> 16) + (dst & 0xffff) + proto + len;
+}
+
+/* -- arp.c -- */
+
+void arp_input(struct inet *in, struct mbuf *m);
+/* arp_lookup() - MAC address of a neighbour; NULL: not known, and asked for. */
+const uint8_t *arp_lookup(struct inet *in, uint32_t addr);
+/* arp_output() - transmit a frame to a neighbour, or keep it until the address is known. */
+void arp_output(struct inet *in, uint32_t addr, struct mbuf *m);
+void arp_timers(struct inet *in);
+void arp_destroy(struct inet *in);
+
+/* -- ip.c -- */
+
+/* ip_input() - one frame with EtherType IPv4; consumed. */
+void ip_input(struct inet *in, struct mbuf *m);
+/* ip_nexthop() - neighbour that leads to an address; 0: none. */
+uint32_t ip_nexthop(const struct inet *in, uint32_t dst);
+/* ip_header() - write Ethernet and IP headers for @len bytes of IP packet; the MAC address is left. */
+void ip_header(struct inet *in, uint8_t *frame, uint32_t dst, uint8_t proto, uint32_t len);
+/* ip_output() - a frame whose headers ip_header() wrote; consumed. */
+void ip_output(struct inet *in, uint32_t dst, struct mbuf *m);
+
+/* -- icmp.c -- */
+
+void icmp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
+
+/* -- tcp -- */
+
+void tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
+/* tcp_unreachable() - ICMP said that a segment of ours did not arrive; @mtu for NEEDFRAG. */
+void tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, uint32_t seq,
+                     unsigned code, uint32_t mtu);
+/* tcp_neighbour() - the address of a neighbour is known now, or could not be found out. */
+void tcp_neighbour(struct inet *in, uint32_t nexthop, bool found);
+/* tcp_neighbour_wanted() - is there a connection by way of that neighbour? */
+bool tcp_neighbour_wanted(struct inet *in, uint32_t nexthop);
+/* tcp_run_output() - transmit for every connection that asked for it. */
+void tcp_run_output(struct inet *in);
+void tcp_timers(struct inet *in);
+void tcp_destroy(struct inet *in);
+
+#endif

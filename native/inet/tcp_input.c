@@ -1,0 +1,640 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Segments that arrive: RFC 9293 3.10.7, with RFC 5961, RFC 7323 and RFC 5681/6582/6675. */
+#include <errno.h>
+
+#include "inet/tcp_var.h"
+
+/* ack_now() - acknowledge when this burst has been looked at. */
+static void
+ack_now(struct tcp_conn *c)
+{
+    c->ack_now = true;
+    tcp_want_output(c);
+}
+
+/* challenge() - RFC 5961: an acknowledgement that lets a genuine peer prove itself, in measure. */
+static void
+challenge(struct tcp_conn *c)
+{
+    struct inet *in = c->in;
+    uint64_t second = in->now / NS_PER_S;
+
+    if (c->challenge_second != second) {
+        c->challenge_second = second;
+        c->challenges = 0;
+    }
+    if (c->challenges >= 5 || !inet_allow(in, &in->challenges_sent, INET_CHALLENGE_PER_S))
+        return;
+    c->challenges++;
+    in->stats.tx_challenge_ack++;
+    ack_now(c);
+}
+
+/* take_options() - what the peer's SYN offers, and we have offered or agree to. */
+static void
+take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
+{
+    c->ts_ok = seg->has_ts && (offered ? c->ts_ok : true);
+    c->sack_ok = seg->sackok && (offered ? c->sack_ok : true);
+    c->wscale_ok = seg->wscale != 255 && (offered ? c->wscale_ok : true);
+    c->snd_wscale = c->wscale_ok ? seg->wscale : 0;
+    if (seg->mss)
+        c->peer_mss = seg->mss;
+    if (c->ts_ok) {
+        c->ts_recent = seg->tsval;
+        c->ts_recent_age = c->in->now;
+    }
+    c->irs = seg->seq;
+    c->rcv_nxt = c->last_ack = seg->seq + 1;
+    c->snd_wnd = c->max_sndwnd = seg->wnd; /* a SYN's window is not scaled */
+    c->snd_wl1 = seg->seq;
+    tcp_negotiated(c);
+}
+
+/* listen_input() - RFC 9293 3.10.7.2 */
+static void
+listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg *seg)
+{
+    struct inet *in = l->in;
+    struct tcp_conn *c;
+
+    if (seg->flags & TF_RST)
+        return;
+    if (seg->flags & TF_ACK) {
+        tcp_reset_for(in, src, l->local_port, sport, seg);
+        return;
+    }
+    if (!(seg->flags & TF_SYN) || (seg->flags & TF_FIN))
+        return;
+    if (l->npending >= l->backlog || !ip_nexthop(in, src))
+        return; /* it will try again */
+    c = tcp_new(in, src, sport, l->local_port);
+    if (!c)
+        return;
+    c->listener = l;
+    l->npending++;
+    c->state = TCPS_SYN_RECEIVED;
+    take_options(c, seg, false);
+    c->rcv_adv = c->rcv_nxt;
+    tcp_arm_rexmt(c);
+    tcp_want_output(c);
+}
+
+/* syn_sent_input() - RFC 9293 3.10.7.3 */
+static void
+syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    bool ack = seg->flags & TF_ACK;
+
+    if (ack && (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt))) {
+        tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
+        return;
+    }
+    if (seg->flags & TF_RST) {
+        if (ack)
+            tcp_closed(c, ECONNREFUSED);
+        return;
+    }
+    if (!(seg->flags & TF_SYN))
+        return;
+    take_options(c, seg, true);
+    if (!ack) { /* simultaneous open: our SYN goes out again, with an acknowledgement */
+        c->rcv_adv = c->rcv_nxt;
+        c->state = TCPS_SYN_RECEIVED;
+        c->snd_nxt = c->iss;
+        c->rtt_active = false;
+        tcp_want_output(c);
+        return;
+    }
+    /* Our SYN carried this window. */
+    c->rcv_adv = c->rcv_nxt + u32_min(c->in->rcvbuf, 65535);
+    c->snd_una = seg->ack;
+    if (c->rtt_active)
+        tcp_rtt_sample(c, c->in->now - c->rtt_start);
+    c->rtt_active = false;
+    tcp_sb_reset(c);
+    tcp_established(c);
+    ack_now(c);
+}
+
+/* grow() - cwnd after @acked bytes were acknowledged, RFC 5681 3.1 */
+static void
+grow(struct tcp_conn *c, uint32_t acked)
+{
+    uint32_t limit = u32_min(2 * c->in->sndbuf, 1u << 30);
+
+    if (c->cwnd >= limit)
+        return;
+    if (c->cwnd < c->ssthresh) {
+        /*
+         * RFC 7661: it grows only while it is what limits us. All acknowledged bytes count (RFC 3465
+         * without its limit): one acknowledgement speaks for a super-frame of many segments.
+         */
+        if (c->cwnd / 2 < c->max_flight)
+            c->cwnd += u32_min(acked, c->ssthresh - c->cwnd);
+    } else if (c->max_flight + c->gso_max >= c->cwnd) {
+        c->avoid_acked += acked;
+        while (c->avoid_acked >= c->cwnd) {
+            c->avoid_acked -= c->cwnd;
+            c->cwnd += c->mss;
+        }
+    }
+    c->cwnd = u32_min(c->cwnd, limit);
+}
+
+static void
+enter_recovery(struct tcp_conn *c)
+{
+    c->cc = CC_RECOVERY;
+    c->recover = c->snd_nxt;
+    c->ssthresh = u32_max(tcp_flight(c) / 2, 2 * c->mss);
+    c->cwnd = c->ssthresh;
+    c->avoid_acked = 0;
+    c->force_rtx = true;
+    c->rtt_active = false;
+    c->in->stats.tx_fast_retransmits++;
+    tcp_sb_lose_first(c);
+    tcp_arm_rexmt(c);
+}
+
+/*
+ * ack_input() - the acknowledgement in an acceptable segment: RFC 9293 3.10.7.4, fifth
+ *
+ * Return: false when the rest of the segment is not to be looked at, or @c is gone.
+ */
+static bool
+ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    struct inet *in = c->in;
+    uint32_t acked, sacked = 0;
+    bool update;
+
+    /* RFC 5961 5.2 */
+    if (SEQ_GT(seg->ack, c->snd_nxt) || SEQ_LT(seg->ack, c->snd_una - c->max_sndwnd)) {
+        challenge(c);
+        return false;
+    }
+    /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1. */
+    if (!c->snd_wnd || c->rexmt == RM_PERSIST)
+        c->retries = 0;
+    update = SEQ_GT(seg->ack, c->snd_una) || SEQ_GT(seg->seq, c->snd_wl1) ||
+             (seg->seq == c->snd_wl1 && seg->wnd > c->snd_wnd);
+    if (SEQ_LT(seg->ack, c->snd_una))
+        return true; /* old */
+    acked = seg->ack - c->snd_una;
+
+    if (acked) {
+        c->snd_una = seg->ack;
+        c->bytes_acked += acked - (c->fin_sent && seg->ack == c->snd_end_seq + 1);
+        tcp_sndbuf_ack(c);
+        tcp_sb_ack(c);
+        c->retries = c->backoff = 0;
+        c->soft_error = 0;
+        if (c->rtt_active && SEQ_GEQ(seg->ack, c->rtt_seq)) {
+            c->rtt_active = false;
+            tcp_rtt_sample(c, in->now - c->rtt_start);
+        }
+        if (!c->sack_ok) {
+            /* Each of those acknowledged but the first may have been a duplicate's cause. */
+            uint32_t segs = acked / c->mss;
+
+            c->dupacks -= u32_min(c->dupacks, c->cc == CC_OPEN ? c->dupacks : segs ? segs - 1 : 0);
+        }
+    }
+    if (seg->nsack && c->sack_ok)
+        sacked = tcp_sb_sack(c, seg);
+    if (c->sack_ok) {
+        if (acked)
+            c->dupacks = 0;
+        else if (sacked)
+            c->dupacks++;
+    } else if (!acked && !seg->len && !(seg->flags & TF_FIN) && tcp_flight(c) &&
+               seg->wnd == c->snd_wnd) {
+        c->dupacks++; /* RFC 5681 2 */
+    }
+
+    if (update) {
+        if (seg->wnd > c->snd_wnd || acked)
+            tcp_want_output(c);
+        c->snd_wnd = seg->wnd;
+        c->snd_wl1 = seg->seq;
+        c->max_sndwnd = u32_max(c->max_sndwnd, seg->wnd);
+        if (c->rexmt == RM_PERSIST && c->snd_una == c->snd_nxt && tcp_snd_window(c) >= c->mss) {
+            c->timer[TT_REXMT] = NEVER;
+            c->backoff = 0;
+        }
+    }
+    /* RFC 8985 7.4: the probe arrived, two round trips after what is missing below it. */
+    if (sacked && c->probe_out && SEQ_GEQ(c->sb.fack, c->probe_end)) {
+        c->sb.nlost = c->sb.n;
+        c->probe_out = false;
+    }
+
+    switch (c->cc) {
+    case CC_OPEN:
+        if (c->sb.nlost || c->dupacks >= TCP_DUPTHRESH) {
+            /* RFC 6582 3.2 (2): duplicates of what a timeout sent again are no new loss. */
+            if (c->sack_ok || SEQ_GT(seg->ack, c->recover))
+                enter_recovery(c);
+            else
+                c->dupacks = 0;
+        } else if (acked) {
+            grow(c, acked);
+        }
+        break;
+    case CC_RECOVERY:
+        if (SEQ_GEQ(seg->ack, c->recover)) {
+            c->cc = CC_OPEN;
+            c->dupacks = 0;
+            c->cwnd = c->ssthresh;
+        } else if (acked && (!c->sack_ok || !c->sb.n)) {
+            /* RFC 6582 3.2 (3): a partial acknowledgement names the next segment lost. */
+            tcp_sb_lose_first(c);
+            c->force_rtx = true;
+        }
+        break;
+    case CC_LOSS:
+        if (acked)
+            grow(c, acked);
+        if (SEQ_GEQ(seg->ack, c->recover)) {
+            c->cc = CC_OPEN;
+            c->dupacks = 0;
+        }
+        break;
+    }
+    if (acked) {
+        /* RFC 6298 5.2, 5.3 */
+        if (c->snd_una == c->snd_nxt) {
+            c->timer[TT_REXMT] = NEVER;
+            c->probe_out = false;
+        } else {
+            tcp_arm_rexmt(c);
+        }
+    }
+    if (acked || sacked || c->dupacks)
+        tcp_want_output(c);
+    return true;
+}
+
+/* fin_acked() - what the acknowledgement of our FIN does; false: @c is gone. */
+static bool
+fin_acked(struct tcp_conn *c)
+{
+    if (!c->fin_sent || c->snd_una != c->snd_end_seq + 1)
+        return true;
+    switch (c->state) {
+    case TCPS_FIN_WAIT_1:
+        c->state = TCPS_FIN_WAIT_2;
+        if (!c->owned)
+            tcp_arm(c, TT_2MSL, TCP_FIN_WAIT_2);
+        return true;
+    case TCPS_CLOSING:
+        c->state = TCPS_TIME_WAIT;
+        tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
+        return true;
+    case TCPS_LAST_ACK:
+        tcp_closed(c, 0);
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* fin_received() - everything up to the peer's FIN has arrived: RFC 9293 3.10.7.4, eighth */
+static void
+fin_received(struct tcp_conn *c)
+{
+    c->rcv_fin_done = true;
+    c->rcv_nxt++;
+    c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt);
+    tcp_reass_free(c); /* nothing can come behind it */
+    ack_now(c);
+    switch (c->state) {
+    case TCPS_ESTABLISHED:
+        c->state = TCPS_CLOSE_WAIT;
+        break;
+    case TCPS_FIN_WAIT_1:
+        c->state = TCPS_CLOSING;
+        break;
+    case TCPS_FIN_WAIT_2:
+        c->state = TCPS_TIME_WAIT;
+        tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
+        break;
+    }
+}
+
+/* text_input() - payload and FIN: RFC 9293 3.10.7.4, seventh; @m holds the payload; consumed. */
+static void
+text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
+{
+    uint32_t seq = seg->seq, len = seg->len, end, before = c->rcv_nxt;
+    bool fin = seg->flags & TF_FIN;
+
+    if (c->rcv_fin_done) { /* it has finished: what comes again wants an acknowledgement */
+        if (len || fin) {
+            ack_now(c);
+            if (c->state == TCPS_TIME_WAIT)
+                tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
+        }
+        m_freem(m);
+        return;
+    }
+    /* Trim to the window, and to the end of the stream once it is known. */
+    if (SEQ_LT(seq, c->rcv_nxt)) {
+        uint32_t over = c->rcv_nxt - seq;
+
+        if (len) {
+            c->in->stats.rx_duplicate++;
+            c->dsack_start = seq;
+            c->dsack_end = seq_min(seq + len, c->rcv_nxt);
+            ack_now(c);
+        }
+        if (over > len) {
+            m_freem(m);
+            return;
+        }
+        m_adj(m, (int)over);
+        seq += over;
+        len -= over;
+    }
+    end = seq + len;
+    if (SEQ_GT(end, c->rcv_adv)) {
+        uint32_t over = end - c->rcv_adv;
+
+        c->in->stats.rx_beyond_window++;
+        ack_now(c);
+        fin = false;
+        if (over >= len) {
+            m_freem(m);
+            return;
+        }
+        m_adj(m, -(int)over);
+        len -= over;
+        end -= over;
+    }
+    if (c->rcv_fin_known && SEQ_GT(end, c->rcv_fin)) {
+        uint32_t over = end - c->rcv_fin;
+
+        ack_now(c);
+        if (over >= len) {
+            m_freem(m);
+            return;
+        }
+        m_adj(m, -(int)over);
+        len -= over;
+        end -= over;
+    }
+    if (fin && !c->rcv_fin_known) {
+        c->rcv_fin_known = true;
+        c->rcv_fin = end;
+    }
+    if (len) {
+        c->rcv_mss = u32_max(c->rcv_mss, u32_min(segsz, c->in->mtu));
+        /* RFC 5681 4.2: at once for what is out of order, and for what fills a gap. */
+        if (seq != c->rcv_nxt || c->nranges)
+            ack_now(c);
+        if (!tcp_reass(c, seq, len, m))
+            ack_now(c);
+        /* One for all of a burst will do where blocks tell the rest; otherwise they are counted. */
+        if (!c->sack_ok && c->rcv_nxt == before)
+            tcp_send_control(c, c->snd_nxt, TF_ACK);
+    } else {
+        m_freem(m);
+    }
+    if (c->rcv_fin_known && c->rcv_nxt == c->rcv_fin) {
+        fin_received(c);
+        return;
+    }
+    if (c->rcv_nxt == before || c->ack_now)
+        return;
+    if (c->quickacks) {
+        c->quickacks--;
+        ack_now(c);
+    } else if (c->rcv_nxt - c->last_ack >= 2 * c->rcv_mss) {
+        ack_now(c);
+    } else if (c->timer[TT_DELACK] == NEVER) {
+        tcp_arm(c, TT_DELACK, TCP_DELACK);
+    }
+}
+
+/* timestamps_ok() - RFC 7323 5.3; false: drop it */
+static bool
+timestamps_ok(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    if (!c->ts_ok || (seg->flags & TF_RST))
+        return true;
+    if (!seg->has_ts)
+        return false; /* 3.2 */
+    if (SEQ_GEQ(seg->tsval, c->ts_recent))
+        return true;
+    if (c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)
+        return true; /* 5.5: older than the clock's own wrap */
+    c->in->stats.rx_paws++;
+    ack_now(c);
+    return false;
+}
+
+/* reset_input() - RFC 5961 3.2 */
+static void
+reset_input(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    uint32_t window = u32_max(c->rcv_adv - c->rcv_nxt, 1);
+
+    if (seg->seq != c->rcv_nxt) {
+        if (SEQ_GT(seg->seq, c->rcv_nxt) && SEQ_LT(seg->seq, c->rcv_nxt + window))
+            challenge(c);
+        return;
+    }
+    if (c->state == TCPS_TIME_WAIT)
+        return; /* RFC 1337 */
+    if (c->state == TCPS_SYN_RECEIVED)
+        tcp_closed(c, ECONNREFUSED);
+    else if (c->state == TCPS_LAST_ACK || c->state == TCPS_CLOSING)
+        tcp_closed(c, 0);
+    else
+        tcp_closed(c, ECONNRESET);
+}
+
+/* conn_input() - RFC 9293 3.10.7.4: any other state; consumes @m */
+static void
+conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
+{
+    uint32_t end = seg->seq + seg->len + ((seg->flags & TF_FIN) != 0);
+
+    /* A handshake that was answered and not heard: answer again. */
+    if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
+        seg->seq == c->irs) {
+        if (c->snd_nxt != c->iss)
+            tcp_send_control(c, c->iss, TF_SYN | TF_ACK);
+        goto drop;
+    }
+    if (seg->flags & TF_RST) {
+        reset_input(c, seg);
+        goto drop;
+    }
+    if (!timestamps_ok(c, seg))
+        goto drop;
+    if (SEQ_LT(end, c->rcv_nxt) || SEQ_GT(seg->seq, c->rcv_adv)) {
+        if (seg->len) {
+            if (SEQ_LT(end, c->rcv_nxt)) {
+                c->in->stats.rx_duplicate++;
+                c->dsack_start = seg->seq;
+                c->dsack_end = seg->seq + seg->len;
+            } else {
+                c->in->stats.rx_beyond_window++;
+            }
+        }
+        if (c->state == TCPS_TIME_WAIT && (seg->flags & TF_FIN))
+            tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
+        ack_now(c);
+        goto drop;
+    }
+    if (seg->flags & TF_SYN) { /* RFC 5961 4.2 */
+        challenge(c);
+        goto drop;
+    }
+    if (!(seg->flags & TF_ACK))
+        goto drop;
+
+    /* RFC 7323 4.3 (2) */
+    if (c->ts_ok && SEQ_LEQ(seg->seq, c->last_ack) &&
+        (SEQ_GEQ(seg->tsval, c->ts_recent) || c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)) {
+        c->ts_recent = seg->tsval;
+        c->ts_recent_age = c->in->now;
+    }
+
+    if (c->state == TCPS_SYN_RECEIVED) {
+        if (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt)) {
+            tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
+            goto drop;
+        }
+        c->snd_una = c->iss + 1;
+        tcp_sb_reset(c);
+        if (c->rtt_active)
+            tcp_rtt_sample(c, c->in->now - c->rtt_start);
+        c->rtt_active = false;
+        c->snd_wnd = seg->wnd;
+        c->snd_wl1 = seg->seq;
+        c->max_sndwnd = u32_max(c->max_sndwnd, seg->wnd);
+        tcp_established(c);
+    }
+    if (!ack_input(c, seg) || !fin_acked(c))
+        goto drop;
+    if (!seg->len && !(seg->flags & TF_FIN))
+        goto drop; /* by far the most frequent, while sending */
+    /* RFC 9293 3.6.1: data for a user who is gone end the connection. */
+    if (seg->len && !c->owned && !c->listener && !c->rcv_fin_done && SEQ_GT(end, c->rcv_nxt)) {
+        m_freem(m);
+        tcp_abort(c);
+        return;
+    }
+    text_input(c, seg, m, segsz);
+    return;
+drop:
+    m_freem(m);
+}
+
+/* time_wait_reuse() - may this SYN begin a new connection? RFC 6191, RFC 9293 3.6.1 */
+static bool
+time_wait_reuse(const struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    if ((seg->flags & (TF_SYN | TF_ACK | TF_RST)) != TF_SYN)
+        return false;
+    if (c->ts_ok && seg->has_ts && seg->tsval != c->ts_recent)
+        return SEQ_GT(seg->tsval, c->ts_recent);
+    return SEQ_GT(seg->seq, c->rcv_nxt);
+}
+
+void
+tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip)
+{
+    unsigned off = ETH_HLEN + ip->hlen, tlen = ip->len - ip->hlen, hlen;
+    const uint8_t *tcp = ip->frame + off;
+    uint16_t sport, dport;
+    struct tcp_conn *c;
+    struct tcp_seg seg;
+    uint32_t segsz;
+
+    in->stats.rx_tcp++;
+    if (tlen < TCP_HLEN || ip->avail < off + TCP_HLEN)
+        goto bad;
+    hlen = (tcp[TCPH_OFF] >> 4) * 4u;
+    if (hlen < TCP_HLEN || hlen > tlen || ip->avail < off + hlen)
+        goto bad;
+    if (!(m->m_pkthdr.csum_flags & (CSUM_PARTIAL | CSUM_DATA_VALID)) &&
+        csum_mbuf(m, off, tlen, csum_pseudo(ip->src, ip->dst, IPPROTO_TCP, tlen)) != 0xffff) {
+        in->stats.rx_bad_csum++;
+        goto bad;
+    }
+    sport = get16(tcp + TCPH_SPORT);
+    dport = get16(tcp + TCPH_DPORT);
+    seg.seq = get32(tcp + TCPH_SEQ);
+    seg.ack = get32(tcp + TCPH_ACK);
+    seg.flags = tcp[TCPH_FLAGS];
+    seg.wnd = get16(tcp + TCPH_WIN);
+    seg.len = tlen - hlen;
+    if (!sport || !dport || !tcp_parse_options(tcp + TCP_HLEN, hlen - TCP_HLEN, &seg))
+        goto bad;
+    segsz = m->m_pkthdr.csum_flags & CSUM_TSO ? m->m_pkthdr.tso_segsz : seg.len;
+
+    c = tcp_find(in, ip->src, sport, dport);
+    if (c && c->state == TCPS_CLOSED)
+        c = NULL; /* only a handle */
+    else if (c && c->state == TCPS_TIME_WAIT && !c->owned && time_wait_reuse(c, &seg) &&
+             tcp_find(in, 0, 0, dport)) {
+        tcp_free(c);
+        c = NULL;
+    } else if (c) {
+        if (c->state == TCPS_SYN_SENT) {
+            syn_sent_input(c, &seg);
+            m_freem(m); /* data with a SYN come again */
+            return;
+        }
+        if (!(seg.flags & TF_SYN))
+            seg.wnd <<= c->snd_wscale;
+        m_adj(m, (int)(off + hlen));
+        conn_input(c, &seg, m, segsz);
+        return;
+    }
+    c = tcp_find(in, 0, 0, dport);
+    if (c && c->state == TCPS_LISTEN) {
+        listen_input(c, ip->src, sport, &seg);
+    } else {
+        in->stats.rx_no_conn++;
+        tcp_reset_for(in, ip->src, dport, sport, &seg);
+    }
+    m_freem(m);
+    return;
+bad:
+    in->stats.rx_bad_tcp++;
+    m_freem(m);
+}
+
+void
+tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, uint32_t seq,
+                unsigned code, uint32_t mtu)
+{
+    struct tcp_conn *c = tcp_find(in, dst, dport, sport);
+    uint32_t headers;
+
+    if (!c || c->state == TCPS_LISTEN || c->state == TCPS_CLOSED)
+        return;
+    /* RFC 5927 4.1: only about something that is in flight. */
+    if (SEQ_LT(seq, c->snd_una) || !SEQ_LT(seq, c->snd_nxt))
+        return;
+    if (code == ICMP_C_NEEDFRAG) {
+        headers = c->tmpl_len - ETH_HLEN;
+        /* RFC 1191: smaller than now, and not so small that it is an attack (RFC 5927 7.2). */
+        if (!tcp_synchronized(c) || mtu < TCP_MSS_DEFAULT + 40 || mtu - headers >= c->mss)
+            return;
+        tcp_set_mss(c, mtu - headers);
+        tcp_sb_lose_all(c);
+        c->force_rtx = true;
+        tcp_want_output(c);
+        return;
+    }
+    if (c->state == TCPS_SYN_SENT || c->state == TCPS_SYN_RECEIVED)
+        tcp_closed(c, code == ICMP_C_PORT || code == ICMP_C_PROTOCOL ? ECONNREFUSED : EHOSTUNREACH);
+    else
+        c->soft_error = EHOSTUNREACH; /* RFC 9293 3.9.2.2 */
+}

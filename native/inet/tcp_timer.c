@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Timers: retransmission (RFC 6298), tail loss probe (RFC 8985 7), persist, delayed ACK, 2 MSL. */
+#include <errno.h>
+
+#include "inet/tcp_var.h"
+
+void
+tcp_arm(struct tcp_conn *c, enum tcp_timer t, uint64_t delay)
+{
+    c->timer[t] = c->in->now + delay;
+    inet_timer(c->in, c->timer[t]);
+}
+
+static uint64_t
+rto_backed_off(const struct tcp_conn *c)
+{
+    return u64_min(c->rto << u32_min(c->backoff, 16), TCP_RTO_MAX);
+}
+
+void
+tcp_arm_rexmt(struct tcp_conn *c)
+{
+    uint64_t delay = rto_backed_off(c), pto;
+
+    c->rexmt = RM_RTO;
+    /*
+     * RFC 8985 7.2: two round trips after the last segment of a flight ask for an acknowledgement, if
+     * nothing else is known to be wrong. A single segment's may be delayed longer than the timeout.
+     */
+    if (c->sack_ok && c->cc == CC_OPEN && !c->probe_out && !c->backoff && c->srtt &&
+        !c->sb.sacked && tcp_synchronized(c) && tcp_flight(c) > c->mss) {
+        pto = 2 * c->srtt;
+        if (pto < TCP_PTO_MIN)
+            pto = TCP_PTO_MIN;
+        if (pto < delay) {
+            c->rexmt = RM_PROBE;
+            delay = pto;
+        }
+    }
+    tcp_arm(c, TT_REXMT, delay);
+}
+
+void
+tcp_rtt_sample(struct tcp_conn *c, uint64_t rtt)
+{
+    uint64_t dev;
+
+    if (!rtt)
+        rtt = 1;
+    if (!c->srtt) { /* RFC 6298 2.2 */
+        c->srtt = rtt;
+        c->rttvar = rtt / 2;
+    } else { /* 2.3 */
+        dev = c->srtt > rtt ? c->srtt - rtt : rtt - c->srtt;
+        c->rttvar = (3 * c->rttvar + dev) / 4;
+        c->srtt = (7 * c->srtt + rtt) / 8;
+    }
+    c->rto = c->srtt + 4 * c->rttvar;
+    if (c->rto < TCP_RTO_MIN)
+        c->rto = TCP_RTO_MIN;
+    if (c->rto > TCP_RTO_MAX)
+        c->rto = TCP_RTO_MAX;
+}
+
+/* too_often() - one more retransmission; true: the connection was given up, and may be gone. */
+static bool
+too_often(struct tcp_conn *c)
+{
+    unsigned limit = !tcp_synchronized(c) ? TCP_SYN_RETRIES
+                     : c->owned           ? TCP_RETRIES
+                                          : TCP_ORPHAN_RETRIES;
+
+    if (++c->retries <= limit)
+        return false;
+    tcp_closed(c, c->soft_error ? c->soft_error : ETIMEDOUT);
+    return true;
+}
+
+static void
+timeout(struct tcp_conn *c)
+{
+    if (too_often(c))
+        return;
+    c->in->stats.tx_rto++;
+    c->backoff++;
+    c->rtt_active = false;
+    if (!tcp_synchronized(c)) {
+        /* RFC 6298 5.7 is for data; the handshake's own segment goes out again, or at last. */
+        c->snd_nxt = c->iss;
+        c->cwnd = c->mss; /* RFC 5681 3.1: after a lost SYN one segment */
+        c->in->stats.tx_retransmits++;
+        tcp_arm_rexmt(c);
+        tcp_transmit(c);
+        return;
+    }
+    /* RFC 5681 (4): the amount in flight counts once, not again when the retransmission is lost too. */
+    if (c->retries == 1) {
+        c->ssthresh = u32_max(tcp_flight(c) / 2, 2 * c->mss);
+        if (c->cc != CC_LOSS)
+            c->recover = c->snd_nxt;
+    }
+    c->recover = seq_max(c->recover, c->snd_nxt);
+    c->cc = CC_LOSS;
+    c->cwnd = c->mss;
+    c->avoid_acked = 0;
+    c->dupacks = 0;
+    c->force_rtx = true;
+    tcp_sb_lose_all(c);
+    tcp_arm_rexmt(c);
+    tcp_transmit(c);
+}
+
+static void
+rexmt_timer(struct tcp_conn *c)
+{
+    c->timer[TT_REXMT] = NEVER;
+    if (c->rexmt == RM_PERSIST) {
+        if (c->snd_una != c->snd_nxt || c->fin_sent || c->snd_end_seq == c->snd_nxt)
+            return;
+        if (too_often(c))
+            return;
+        c->backoff++;
+        tcp_send_persist(c);
+        if (c->snd_una != c->snd_nxt) {
+            c->backoff = 0;
+            tcp_arm_rexmt(c);
+        } else {
+            tcp_arm(c, TT_REXMT, rto_backed_off(c));
+        }
+        return;
+    }
+    if (tcp_synchronized(c) && c->snd_una == c->snd_nxt)
+        return;
+    if (c->rexmt == RM_PROBE) {
+        tcp_send_probe(c);
+        tcp_arm_rexmt(c); /* probe_out: now the timeout */
+        return;
+    }
+    timeout(c);
+}
+
+void
+tcp_timers(struct inet *in)
+{
+    struct tcp_conn *next;
+
+    for (struct tcp_conn *c = TAILQ_FIRST(&in->conns); c; c = next) {
+        next = TAILQ_NEXT(c, all_link);
+        if (in->now >= c->timer[TT_2MSL]) {
+            tcp_closed(c, c->error);
+            continue;
+        }
+        if (in->now >= c->timer[TT_DELACK]) {
+            c->timer[TT_DELACK] = NEVER;
+            c->ack_now = true;
+            tcp_want_output(c);
+        }
+        for (unsigned t = 0; t < TT_COUNT; t++)
+            if (t != TT_REXMT)
+                inet_timer(in, c->timer[t]);
+        if (in->now >= c->timer[TT_REXMT])
+            rexmt_timer(c); /* it may be gone */
+        else
+            inet_timer(in, c->timer[TT_REXMT]);
+    }
+}

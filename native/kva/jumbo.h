@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The jumbo page pool: receive pages with pool KVA. jumbo(9) for a stated arena. */
+#ifndef NIC_HARNESS_KVA_JUMBO_H
+#define NIC_HARNESS_KVA_JUMBO_H
+
+#include <sys/jumbo.h>
+
+#include "arena/arena.h"
+#include "arena/depot.h"
+
+struct jumbo {
+    struct depot depot; /* free pages, each bound to a KVA slot */
+    struct arena *arena;
+    struct vm_page *pages; /* the arena's descriptors */
+    uint8_t *kva;          /* slot 0 */
+    size_t max_pages;      /* limit of pages bound at one time */
+    size_t chunk_pages;    /* growth */
+    size_t nslots;         /* slots used so far; those above have never been bound */
+    uint32_t *empty;       /* slots whose page was stolen */
+    size_t nempty;
+    pthread_mutex_t grow_lock;
+    bool poison;              /* strict mode: fill at free, check at allocation */
+    _Atomic uint64_t refused; /* allocations that got nothing */
+    _Atomic uint64_t stolen;  /* pages that left for good */
+    _Atomic uint64_t held;    /* freed while held, and held still */
+    uint64_t grown;           /* chunks added */
+};
+
+struct jumbo_stats {
+    uint64_t total; /* pages bound to a slot */
+    uint64_t free;
+    uint64_t in_use; /* total - free: posted, mbuf, held or with the driver */
+    uint64_t max_pages;
+    uint64_t refused;
+    uint64_t stolen;
+    uint64_t held;
+    uint64_t grown;
+};
+
+/*
+ * jumbo_create() - a pool on an arena
+ * @a: arena whose jumbo region it runs
+ * @initial: pages to start with
+ * @max_pages: pages it may grow to, in chunks
+ *
+ * Return: 0; -EBUSY when the arena's jumbo region is taken; -EINVAL; -ENOMEM with nothing left behind.
+ */
+int jumbo_create(struct arena *a, size_t initial, size_t max_pages, struct jumbo **out);
+/* jumbo_destroy() - 0, or -EBUSY while a page is in use. */
+int jumbo_destroy(struct jumbo *j);
+
+/* jumbo_alloc() - as jumbo_pg_alloc(); @site is recorded as the place of the allocation. */
+struct vm_page *jumbo_alloc(struct jumbo *j, void *site);
+/*
+ * jumbo_free() - give back the page at a pool KVA
+ *
+ * Return: 0; -EINVAL for an address that is no page of this pool or a page that is not in use (both
+ * reported as misuse); -EBUSY for a posted page (reported).
+ */
+int jumbo_free(struct jumbo *j, void *kva, void *site);
+/* jumbo_steal() - as jumbo_pg_steal(); 0, or -EINVAL (reported) for a page not in use. */
+int jumbo_steal(struct jumbo *j, struct vm_page *m, void *site);
+
+/*
+ * jumbo_flip() - as jumbo_steal(), but the KVA is recycled by the jumbo_free() that is still to come
+ *
+ * For a page that is the storage of an mbuf: its free routine runs when the mbuf is freed.
+ */
+int jumbo_flip(struct jumbo *j, struct vm_page *m, void *site);
+
+extern _Atomic(struct jumbo *) jumbo_newest;
+struct jumbo *jumbo_at_slow(const void *kva);
+
+/* jumbo_at() - pool whose arena an address lies in; NULL when there is none. */
+static inline struct jumbo *
+jumbo_at(const void *kva)
+{
+    struct jumbo *j = atomic_load_explicit(&jumbo_newest, memory_order_acquire);
+
+    if (__builtin_expect(j && (uintptr_t)kva - (uintptr_t)j->kva < j->max_pages << PAGE_SHIFT, 1))
+        return j;
+    return jumbo_at_slow(kva);
+}
+
+/* jumbo_page_at() - page bound to the slot of a pool KVA (any byte of it); NULL when none is. */
+static inline struct vm_page *
+jumbo_page_at(const struct jumbo *j, const void *kva)
+{
+    size_t slot = ((uintptr_t)kva - (uintptr_t)j->kva) >> PAGE_SHIFT;
+
+    if (slot >= __atomic_load_n(&j->nslots, __ATOMIC_ACQUIRE))
+        return NULL;
+    uint32_t page = __atomic_load_n(&j->pages[slot].slot_page, __ATOMIC_RELAXED);
+
+    return page == VM_PAGE_NOSLOT ? NULL : &j->pages[page];
+}
+
+/* jumbo_kva() - pool KVA of a page that has a slot. */
+static inline void *
+jumbo_kva(const struct jumbo *j, const struct vm_page *m)
+{
+    return j->kva + ((size_t)m->slot << PAGE_SHIFT);
+}
+
+void jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out);
+
+#endif

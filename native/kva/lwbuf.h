@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The KVA of lwbufs when there is no direct map: a pool for each thread. */
+#ifndef NIC_HARNESS_KVA_LWBUF_H
+#define NIC_HARNESS_KVA_LWBUF_H
+
+#include <cpu/lwbuf.h>
+
+#include "arena/arena.h"
+
+#define LWBUF_SLOTS ((size_t)1 << 16) /* handles at one time, all threads together */
+
+struct lwbuf_map;
+
+struct lwbuf_stats {
+    uint64_t count;     /* handles in use */
+    uint64_t kva_bytes; /* KVA in all pools */
+    uint64_t reserve;   /* handles free in the pools */
+};
+
+/* lwbuf_map_create() - the pools of an arena; 0 or -ENOMEM. */
+int lwbuf_map_create(struct arena *a, struct lwbuf_map **out);
+/* lwbuf_map_destroy() - 0, or -EBUSY while a handle is in use. */
+int lwbuf_map_destroy(struct lwbuf_map *l);
+void lwbuf_get_stats(struct lwbuf_map *l, struct lwbuf_stats *out);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The pool of physical I/O buffers. pbuf(9) for a stated arena.
+ *
+ * Each buffer has a window of MAXPHYS bytes at an address of its own for life; the memory behind it is
+ * taken when the buffer is handed out for the first time. The buffer released last is the next
+ * to be handed out, so that a pool holds as many windows of memory as were ever in use at one time.
+ */
+#ifndef NIC_HARNESS_KVA_PBUF_H
+#define NIC_HARNESS_KVA_PBUF_H
+
+#include <stdbool.h>
+
+#include <sys/buf.h>
+
+#include "arena/arena.h"
+
+#define PBUF_MIN 16u
+#define PBUF_MAX 256u
+
+struct pbuf_pool;
+
+struct pbuf_stats {
+    uint64_t total; /* nswbuf */
+    uint64_t free;
+    uint64_t outstanding;
+    uint64_t backed;        /* windows with memory behind them */
+    uint64_t counter_waits; /* sleeps because the caller's counter was 0 */
+    uint64_t pool_waits;    /* sleeps because the pool was empty */
+    uint64_t refused;       /* trypbuf() calls that got nothing */
+};
+
+/* pbuf_count_for() - nswbuf for a machine with so much memory: one eighth of it, at least 16, at most 256 */
+unsigned pbuf_count_for(size_t bytes);
+/* pbuf_sizes() - fill in the arena_config fields that @n buffers need, and add to its pages. */
+void pbuf_sizes(unsigned n, struct arena_config *config);
+
+/*
+ * pbuf_pool_create() - the pool of an arena's pbuf region
+ * @n: buffers
+ * @strict: a window is accessible only while its buffer is in use
+ *
+ * Return: 0; -EINVAL for 0 or more than the region holds; -EBUSY; -ENOMEM.
+ */
+int pbuf_pool_create(struct arena *a, unsigned n, bool strict, struct pbuf_pool **out);
+/* pbuf_pool_destroy() - 0, or -EBUSY while a buffer is outstanding. */
+int pbuf_pool_destroy(struct pbuf_pool *p);
+
+/* pbuf_get(), pbuf_try() - as getpbuf(), trypbuf() */
+struct buf *pbuf_get(struct pbuf_pool *p, int *pfreecnt, void *site);
+struct buf *pbuf_try(struct pbuf_pool *p, int *pfreecnt);
+/* pbuf_rel() - as relpbuf(); 0, or -EINVAL (reported) for a buffer of nobody or one not in use. */
+int pbuf_rel(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site);
+
+/* pbuf_pool_at() - pool that an address (a buffer or in a window) belongs to; NULL when none does */
+struct pbuf_pool *pbuf_pool_at(const void *addr);
+/* pbuf_of() - buffer whose window holds an address of this pool */
+struct buf *pbuf_of(struct pbuf_pool *p, const void *kva);
+
+void pbuf_get_stats(struct pbuf_pool *p, struct pbuf_stats *out);
+
+#endif

@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kva/sf_map_var.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+/* Up to so many buffers may each lie in an extent of its own: "out" is then at exactly nsfbufs. */
+#define EXTENTS_MIN 64u
+
+static long
+futex(uint32_t *word, int op, uint32_t value, const struct timespec *timeout)
+{
+    return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+}
+
+/* ---- lists and hash; under the lock ---- */
+
+static void
+list_remove(struct sf_extent *e)
+{
+    e->prev->next = e->next;
+    e->next->prev = e->prev;
+    e->prev = e->next = e;
+}
+
+static void
+list_append(struct sf_map *s, struct sf_extent *e)
+{
+    struct sf_extent *h = &s->inactive;
+
+    e->prev = h->prev;
+    e->next = h;
+    h->prev->next = e;
+    h->prev = e;
+}
+
+static struct sf_extent **
+bucket(struct sf_map *s, const struct vm_object *o, uint64_t index)
+{
+    uint64_t x = ((uint64_t)(uintptr_t)o >> 4) + index;
+
+    return &s->hash[(x * 0x9e3779b97f4a7c15u >> 40) & s->hash_mask];
+}
+
+static struct sf_extent *
+lookup(struct sf_map *s, const struct vm_object *o, uint64_t index)
+{
+    struct sf_extent *e = *bucket(s, o, index);
+
+    while (e && (e->object != o || e->index != index))
+        e = e->hash_next;
+    return e;
+}
+
+void
+sf_map_wake_sleepers(struct sf_map *s)
+{
+    __atomic_store_n(&s->wake_seq, s->wake_seq + 1, __ATOMIC_RELAXED);
+    futex(&s->wake_seq, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* object_put() - drop a reference; the descriptor to close, or -1 */
+static int
+object_put(struct vm_object *o)
+{
+    if (--o->refs > 0)
+        return -1;
+    int fd = o->fd;
+
+    o->map->nobjects--;
+    free(o);
+    return fd;
+}
+
+/* unbind() - the extent is nobody's; the descriptor to close, or -1 */
+static int
+unbind(struct sf_map *s, struct sf_extent *e)
+{
+    if (e->object == NULL)
+        return -1;
+    struct sf_extent **p = bucket(s, e->object, e->index);
+
+    while (*p != e)
+        p = &(*p)->hash_next;
+    *p = e->hash_next;
+    int fd = object_put(e->object);
+
+    e->object = NULL;
+    e->populated = 0;
+    return fd;
+}
+
+void
+sf_extent_keep(struct sf_extent *e)
+{
+    list_remove(e);
+}
+
+void
+sf_extent_offer(struct sf_map *s, struct sf_extent *e)
+{
+    list_append(s, e);
+    sf_map_wake(s);
+}
+
+/* ---- life of the mapper ---- */
+
+static uint32_t
+extents_for(uint32_t nsfbufs)
+{
+    uint32_t n = (nsfbufs + SF_EXTENT_PAGES - 1) / SF_EXTENT_PAGES;
+    uint32_t least = nsfbufs < EXTENTS_MIN ? nsfbufs : EXTENTS_MIN;
+
+    return n < least ? least : n;
+}
+
+void
+sf_map_sizes(uint32_t nsfbufs, struct arena_config *config)
+{
+    size_t n = extents_for(nsfbufs);
+
+    config->sfbuf_bytes = n << SF_EXTENT_SHIFT;
+    config->sfmeta_bytes = n * SF_EXTENT_PAGES * sizeof(struct vm_page);
+}
+
+int
+sf_map_create(struct arena *a, uint32_t nsfbufs, struct sf_map **out)
+{
+    uint32_t n = extents_for(nsfbufs);
+    uint32_t buckets = 1;
+
+    if (nsfbufs == 0 || a->region_size[REGION_SFBUF] < (size_t)n << SF_EXTENT_SHIFT ||
+        a->region_size[REGION_SFMETA] < (size_t)n * SF_EXTENT_PAGES * sizeof(struct vm_page))
+        return -EINVAL;
+    if (a->owner[REGION_SFBUF])
+        return -EBUSY;
+    while (buckets < 2 * n)
+        buckets *= 2;
+    struct sf_map *s = calloc(1, sizeof(*s));
+
+    if (s) {
+        s->extent = calloc(n, sizeof(*s->extent));
+        s->hash = calloc(buckets, sizeof(struct sf_extent *));
+    }
+    if (s == NULL || s->extent == NULL || s->hash == NULL) {
+        if (s) {
+            free(s->extent);
+            free(s->hash);
+        }
+        free(s);
+        return -ENOMEM;
+    }
+    s->arena = a;
+    s->window = a->region_base[REGION_SFBUF];
+    s->pages = (struct vm_page *)(void *)a->region_base[REGION_SFMETA];
+    s->nextents = n;
+    s->strict = a->direct == NULL;
+    s->hash_mask = buckets - 1;
+    s->inactive.prev = s->inactive.next = &s->inactive;
+    for (uint32_t i = 0; i < n; i++)
+        list_append(s, &s->extent[i]);
+    s->stats.nsfbufs = nsfbufs;
+    a->owner[REGION_SFBUF] = a->owner[REGION_SFMETA] = s;
+    *out = s;
+    return 0;
+}
+
+void
+sf_map_drop_cached(struct sf_map *s)
+{
+    spin_lock(&s->lock);
+    for (uint32_t i = 0; i < s->nextents; i++) {
+        struct sf_extent *e = &s->extent[i];
+
+        if (e->active || e->object == NULL)
+            continue;
+        int fd = unbind(s, e);
+
+        /* Off every list while the lock is not held. */
+        list_remove(e);
+        e->active = 1;
+        spin_unlock(&s->lock);
+        if (e->mapped)
+            arena_unmap(s->arena, sf_extent_kva(s, e), SF_EXTENT_SIZE);
+        if (fd >= 0)
+            close(fd);
+        spin_lock(&s->lock);
+        if (e->mapped)
+            s->stats.extents_mapped--;
+        e->mapped = false;
+        sf_extent_deactivate(s, e, 1);
+    }
+    spin_unlock(&s->lock);
+}
+
+int
+sf_map_destroy(struct sf_map *s)
+{
+    sf_map_drop_cached(s);
+    spin_lock(&s->lock);
+    bool busy = s->nobjects || s->stats.nsfbufsused || s->stats.wired;
+
+    spin_unlock(&s->lock);
+    if (busy)
+        return -EBUSY;
+    s->arena->owner[REGION_SFBUF] = s->arena->owner[REGION_SFMETA] = NULL;
+    free(s->extent);
+    free(s->hash);
+    free(s);
+    return 0;
+}
+
+/* ---- objects ---- */
+
+int
+vm_object_open(struct sf_map *s, int fd, struct vm_object **out)
+{
+    struct stat st;
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode)) /* memfd and shared memory are regular files too */
+        return -EINVAL;
+    if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_PATH))
+        return -EACCES;
+    struct vm_object *o = calloc(1, sizeof(*o));
+
+    if (o == NULL)
+        return -ENOMEM;
+    o->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (o->fd < 0) {
+        int err = errno;
+
+        free(o);
+        return -err;
+    }
+    o->map = s;
+    o->refs = 1;
+    spin_lock(&s->lock);
+    s->nobjects++;
+    spin_unlock(&s->lock);
+    *out = o;
+    return 0;
+}
+
+void
+vm_object_close(struct vm_object *o)
+{
+    struct sf_map *s = o->map;
+
+    /* Mappings that nobody references go with the opener: a closed file is not kept alive by a cache. */
+    for (;;) {
+        struct sf_extent *found = NULL;
+
+        spin_lock(&s->lock);
+        for (uint32_t i = 0; i < s->nextents && !found; i++) {
+            if (s->extent[i].object == o && s->extent[i].active == 0)
+                found = &s->extent[i];
+        }
+        if (found == NULL)
+            break;
+        unbind(s, found);
+        list_remove(found);
+        found->active = 1;
+        spin_unlock(&s->lock);
+        if (found->mapped)
+            arena_unmap(s->arena, sf_extent_kva(s, found), SF_EXTENT_SIZE);
+        spin_lock(&s->lock);
+        if (found->mapped)
+            s->stats.extents_mapped--;
+        found->mapped = false;
+        sf_extent_deactivate(s, found, 1);
+        spin_unlock(&s->lock);
+    }
+    int fd = object_put(o);
+
+    spin_unlock(&s->lock);
+    if (fd >= 0)
+        close(fd);
+}
+
+int
+vm_object_fd(const struct vm_object *o)
+{
+    return o->fd;
+}
+
+int64_t
+vm_object_size(const struct vm_object *o)
+{
+    struct stat st;
+
+    return fstat(o->fd, &st) < 0 ? -errno : st.st_size;
+}
+
+int
+vm_page_map_at(struct arena *a, void *kva, const struct vm_page *m)
+{
+    if (arena_region_at(a, m) == REGION_PAGES)
+        return arena_map(a, kva, m->pindex, 1);
+    if (mmap(kva, PAGE_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED, vm_object_fd(m->object),
+             (off_t)(m->pindex << PAGE_SHIFT)) == MAP_FAILED)
+        return -errno;
+    return 0;
+}
+
+/* ---- binding and mapping ---- */
+
+/*
+ * sf_map_sleep() - let go of the lock until something was freed
+ *
+ * Return: 0 look again; -ENOBUFS for SFB_NOWAIT; -EINTR for SFB_CATCH and a signal.
+ */
+int
+sf_map_sleep(struct sf_map *s, int flags)
+{
+    if (flags & SFB_NOWAIT)
+        return -ENOBUFS;
+    uint32_t seq = s->wake_seq;
+
+    s->waiters++;
+    s->stats.sf_allocwait++;
+    spin_unlock(&s->lock);
+    /* Only a wait with a timeout is ended by a signal whose handler has SA_RESTART (signal(7)). */
+    const struct timespec hour = {.tv_sec = 3600};
+    bool interrupted = futex(&s->wake_seq, FUTEX_WAIT, seq, flags & SFB_CATCH ? &hour : NULL) < 0 &&
+                       errno == EINTR;
+
+    spin_lock(&s->lock);
+    s->waiters--;
+    return interrupted && (flags & SFB_CATCH) ? -EINTR : 0;
+}
+
+/*
+ * sf_extent_bind() - the extent of (object, index), bound but perhaps not mapped, with one user more
+ *
+ * Called and returning with the lock held; it is let go of to sleep, after which everything is
+ * looked up again.
+ *
+ * Return: 0; -ENOBUFS, -EINTR.
+ */
+int
+sf_extent_bind(struct vm_object *o, uint64_t index, int flags, struct sf_extent **out)
+{
+    struct sf_map *s = o->map;
+
+    for (;;) {
+        struct sf_extent *e = lookup(s, o, index);
+
+        if (e && e->state != EXTENT_BUSY) {
+            sf_extent_activate(e, 1);
+            *out = e;
+            return 0;
+        }
+        if (e == NULL && s->inactive.next != &s->inactive) {
+            e = s->inactive.next;
+            sf_extent_activate(e, 1);
+            int fd = unbind(s, e);
+
+            e->object = o;
+            e->index = index;
+            e->state = EXTENT_READY;
+            o->refs++;
+            struct sf_extent **b = bucket(s, o, index);
+
+            e->hash_next = *b;
+            *b = e;
+            struct vm_page *pages = sf_extent_pages(s, e);
+
+            for (uint32_t i = 0; i < SF_EXTENT_PAGES; i++) {
+                pages[i].object = o;
+                pages[i].pindex = (index << (SF_EXTENT_SHIFT - PAGE_SHIFT)) + i;
+                pages[i].generation++;
+                pages[i].slot = VM_PAGE_NOSLOT;
+                pages[i].state = VPS_FILE;
+            }
+            if (fd >= 0) {
+                spin_unlock(&s->lock);
+                close(fd);
+                spin_lock(&s->lock);
+            }
+            *out = e;
+            return 0;
+        }
+        int err = sf_map_sleep(s, flags);
+
+        if (err)
+            return err;
+    }
+}
+
+/*
+ * sf_extent_map() - map an extent and populate it up to the end of the file
+ * @need: pages that must be there
+ *
+ * Called and returning with the lock held and the extent active; the system calls are made without
+ * the lock, the extent marked busy.
+ */
+int
+sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need)
+{
+    struct vm_object *o = e->object;
+    uint8_t *kva = sf_extent_kva(s, e);
+    bool remap = e->populated == 0;
+    uint32_t had = e->populated;
+    off_t at = (off_t)(e->index << SF_EXTENT_SHIFT);
+    int err = 0;
+
+    if (had >= need)
+        return 0;
+    e->state = EXTENT_BUSY;
+    spin_unlock(&s->lock);
+
+    int64_t size = vm_object_size(o);
+    int64_t here = size - at;
+    uint32_t pages = SF_EXTENT_PAGES;
+
+    if (size < 0)
+        err = (int)size;
+    else if (here < (int64_t)SF_EXTENT_SIZE)
+        pages = here > 0 ? (uint32_t)((here + (int64_t)PAGE_MASK) >> PAGE_SHIFT) : 0;
+    if (!err && pages < need)
+        err = -EFAULT; /* behind the end of the file */
+    if (!err && remap && !s->strict &&
+        mmap(kva, SF_EXTENT_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, o->fd, at) ==
+            MAP_FAILED)
+        err = -errno;
+    bool mapped = !err && !s->strict;
+
+    if (mapped && madvise(kva + ((size_t)had << PAGE_SHIFT), (size_t)(pages - had) << PAGE_SHIFT,
+                          MADV_POPULATE_READ) < 0) {
+        /* Old kernels have no such advice: the pages are then faulted in one by one, by the kernel. */
+        if (errno == EFAULT || errno == EHWPOISON)
+            err = vm_object_size(o) < at + (int64_t)need * (int64_t)PAGE_SIZE - (int64_t)PAGE_MASK
+                      ? -EFAULT
+                      : -EIO;
+        else if (errno != EINVAL)
+            err = -errno;
+    }
+
+    spin_lock(&s->lock);
+    e->state = EXTENT_READY;
+    if (mapped) {
+        s->stats.maps += remap;
+        s->stats.populates++;
+        s->stats.extents_mapped += !e->mapped;
+        e->mapped = true;
+    }
+    if (!err) {
+        s->stats.sf_pages_read += pages - had;
+        e->populated = pages;
+    }
+    sf_map_wake(s);
+    return err;
+}
+
+void
+sf_map_get_stats(struct sf_map *s, struct sf_map_stats *out)
+{
+    spin_lock(&s->lock);
+    *out = s->stats;
+    spin_unlock(&s->lock);
+}
+
+void
+sf_map_count(struct sf_map *s, enum sf_counter counter, uint64_t n)
+{
+    spin_lock(&s->lock);
+    switch (counter) {
+    case SF_SYSCALLS:
+        s->stats.sf_syscalls += n;
+        break;
+    case SF_BUSY:
+        s->stats.sf_busy += n;
+        break;
+    case SF_TRIMMED:
+    case SF_ALLOCFAIL:
+        /* The page refused is what counts, whether it trimmed the chunk or was its first. */
+        s->stats.sf_allocfail += n;
+        break;
+    case SF_RHPAGES_REQUESTED:
+        s->stats.sf_rhpages_requested += n;
+        break;
+    }
+    spin_unlock(&s->lock);
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The sf_buf mapper: pages of open files, mapped in extents of 2 MiB.
+ *
+ * An extent is (file, 2 MiB-aligned offset) bound to one slot of the sf_buf window. Its 512 page
+ * descriptors are its sf_bufs too. An extent with no page referenced or wired stays mapped on a
+ * list, least recently freed first, until its slot is wanted: mapping the same page soon after
+ * costs no system call.
+ */
+#ifndef NIC_HARNESS_KVA_SF_MAP_H
+#define NIC_HARNESS_KVA_SF_MAP_H
+
+#include <sys/sf_buf.h>
+#include <sys/types.h>
+
+#include "arena/arena.h"
+
+#define SF_EXTENT_SHIFT 21
+#define SF_EXTENT_SIZE ((size_t)1 << SF_EXTENT_SHIFT)
+#define SF_EXTENT_PAGES ((uint32_t)(SF_EXTENT_SIZE >> PAGE_SHIFT))
+
+struct sf_map;
+
+struct sf_map_stats {
+    uint64_t nsfbufs;     /* buffers there are */
+    uint64_t nsfbufsused; /* buffers with a reference */
+    uint64_t nsfbufspeak;
+    uint64_t wired;          /* file pages wired by vm_object_grab() or a run */
+    uint64_t extents_mapped; /* extents bound to a slot now */
+    uint64_t hits;           /* runs and buffers served by a live mapping */
+    uint64_t maps;           /* mmap calls */
+    uint64_t populates;      /* MADV_POPULATE_READ calls */
+    /* struct sfstat of sendfile(2) */
+    uint64_t sf_syscalls, sf_noiocnt, sf_iocnt, sf_pages_read, sf_pages_valid;
+    uint64_t sf_rhpages_requested, sf_rhpages_read, sf_busy, sf_allocfail, sf_allocwait;
+    uint64_t sf_pages_bogus;
+};
+
+/*
+ * sf_map_create() - the mapper of an arena's sf_buf window
+ * @a: arena
+ * @nsfbufs: buffers; the window needs SF_EXTENT_SIZE for each extent
+ *
+ * Return: 0, -EBUSY, -EINVAL, -ENOMEM.
+ */
+int sf_map_create(struct arena *a, uint32_t nsfbufs, struct sf_map **out);
+/* sf_map_destroy() - 0, or -EBUSY while a buffer is referenced or an object is open. */
+int sf_map_destroy(struct sf_map *s);
+/* sf_map_sizes() - fill in the arena_config fields that @nsfbufs buffers need. */
+void sf_map_sizes(uint32_t nsfbufs, struct arena_config *config);
+
+/*
+ * vm_object_open() - a file whose pages can be mapped
+ * @s: mapper
+ * @fd: regular file, memfd or shared memory, readable; duplicated, the caller's stays his
+ * @out: object, with one reference
+ *
+ * Return: 0; -EINVAL for anything that is not such a file; -EBADF; -EACCES when not readable; -ENOMEM.
+ */
+int vm_object_open(struct sf_map *s, int fd, struct vm_object **out);
+/* vm_object_close() - drop the reference; the file is closed after its last mapping is gone. */
+void vm_object_close(struct vm_object *o);
+/* vm_object_fd() - the object's own descriptor, for fstat(2) and pread(2). */
+int vm_object_fd(const struct vm_object *o);
+/* vm_object_size() - size of the file now (fstat), bytes; or -errno. */
+int64_t vm_object_size(const struct vm_object *o);
+/* vm_object_grab() - a page's descriptor, wired, until vm_page_unwire(); NULL when out of handles. */
+struct vm_page *vm_object_grab(struct vm_object *o, vm_pindex_t pindex);
+
+/*
+ * vm_object_grab_pages() - as vm_object_grab(), for consecutive pages with one lock
+ * @out: descriptor of the first; those of the others follow it
+ *
+ * Return: pages wired: those wanted up to the end of the extent; 0 when out of handles.
+ */
+uint32_t vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages,
+                              struct vm_page **out);
+/* vm_page_unwire_pages() - unwire consecutive file pages of one grab */
+void vm_page_unwire_pages(struct vm_page *m, uint32_t npages);
+
+/* vm_page_map_at() - one more mapping of an arena's or a wired file's page, at @kva; 0 or -errno. */
+int vm_page_map_at(struct arena *a, void *kva, const struct vm_page *m);
+
+/* A run of consecutive pages of one file, mapped and wired. */
+struct sf_run {
+    caddr_t kva; /* of the first page */
+    uint32_t npages;
+};
+
+/*
+ * sf_run_alloc() - map consecutive pages
+ * @o: file
+ * @first: page number
+ * @npages: how many are wanted, at least 1
+ * @flags: SFB_*
+ * @run: what was mapped: at least one page, perhaps fewer than wanted; a run ends with its extent
+ *
+ * The pages are populated: the kernel can read them without a fault, unless the file shrinks.
+ *
+ * Return: 0; -ENOBUFS (SFB_NOWAIT) when no slot is free; -EINTR (SFB_CATCH); -EFAULT when the pages lie
+ * behind the end of the file; -EIO when reading them failed; -ENOMEM (also: vm.max_map_count).
+ */
+int sf_run_alloc(struct vm_object *o, vm_pindex_t first, uint32_t npages, int flags,
+                 struct sf_run *run);
+/* sf_run_free() - drop the run that starts at @kva. */
+void sf_run_free(struct sf_map *s, caddr_t kva, uint32_t npages);
+/* sf_run_ext_free() - the external free routine; @args is the run's number of pages. */
+void sf_run_ext_free(caddr_t kva, void *args);
+
+void sf_map_get_stats(struct sf_map *s, struct sf_map_stats *out);
+/* What sendfile(2) counts in struct sfstat on its own account. */
+enum sf_counter {
+    SF_SYSCALLS,  /* calls */
+    SF_BUSY,      /* SF_NODISKIO and the page was not in memory */
+    SF_TRIMMED,   /* chunks that got fewer pages than they asked for */
+    SF_ALLOCFAIL, /* chunks that got no buffer at all */
+    SF_RHPAGES_REQUESTED,
+};
+void sf_map_count(struct sf_map *s, enum sf_counter counter, uint64_t n);
+
+/* sf_map_drop_cached() - unmap every extent that nobody references. */
+void sf_map_drop_cached(struct sf_map *s);
+
+#endif

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Shared by sf_map.c (extents: binding, mapping, replacing) and sf_buf.c (references to buffers). */
+#ifndef NIC_HARNESS_KVA_SF_MAP_VAR_H
+#define NIC_HARNESS_KVA_SF_MAP_VAR_H
+
+#include "arena/spin.h"
+#include "kva/sf_map.h"
+
+enum extent_state {
+    EXTENT_EMPTY = 0, /* bound to no file */
+    EXTENT_READY,
+    EXTENT_BUSY, /* one thread is mapping it, without the lock */
+};
+
+struct sf_extent {
+    struct vm_object *object;
+    uint64_t index; /* file offset >> SF_EXTENT_SHIFT */
+    struct sf_extent *hash_next;
+    struct sf_extent *prev, *next; /* inactive list; self-linked when not on it */
+    uint32_t active;               /* references and wirings of its pages */
+    uint32_t populated;            /* pages [0, populated) can be read without a fault */
+    uint32_t state;
+    bool mapped;
+};
+
+struct sf_map {
+    struct spin lock;
+    struct arena *arena;
+    uint8_t *window;
+    struct vm_page *pages; /* SF_EXTENT_PAGES for each extent */
+    struct sf_extent *extent;
+    uint32_t nextents;
+    bool strict;               /* a mapping goes with its last reference */
+    struct sf_extent inactive; /* list head: least recently freed first */
+    struct sf_extent **hash;
+    uint32_t hash_mask;
+    uint32_t nobjects;
+    uint32_t wake_seq; /* futex: something was freed */
+    uint32_t waiters;
+    struct sf_map_stats stats;
+};
+
+struct vm_object {
+    struct sf_map *map;
+    int fd;
+    uint32_t refs; /* the opener's, and one for each extent bound to it */
+};
+
+/* Everything below is called with the map's lock held. */
+
+/* sf_extent_kva(), sf_extent_pages() - window and descriptors of an extent */
+static inline uint8_t *
+sf_extent_kva(const struct sf_map *s, const struct sf_extent *e)
+{
+    return s->window + ((size_t)(e - s->extent) << SF_EXTENT_SHIFT);
+}
+
+static inline struct vm_page *
+sf_extent_pages(const struct sf_map *s, const struct sf_extent *e)
+{
+    return s->pages + (size_t)(e - s->extent) * SF_EXTENT_PAGES;
+}
+
+static inline struct sf_extent *
+sf_extent_of(const struct sf_map *s, const struct vm_page *m)
+{
+    return &s->extent[(size_t)(m - s->pages) / SF_EXTENT_PAGES];
+}
+
+/* sf_extent_keep(), sf_extent_offer() - off and on the list of those that may be replaced */
+void sf_extent_keep(struct sf_extent *e);
+void sf_extent_offer(struct sf_map *s, struct sf_extent *e);
+
+/* sf_extent_activate(), sf_extent_deactivate() - count users; with the last one it may be replaced */
+static inline void
+sf_extent_activate(struct sf_extent *e, uint32_t n)
+{
+    if (e->active == 0)
+        sf_extent_keep(e);
+    e->active += n;
+}
+
+static inline void
+sf_extent_deactivate(struct sf_map *s, struct sf_extent *e, uint32_t n)
+{
+    e->active -= n;
+    if (e->active == 0)
+        sf_extent_offer(s, e);
+}
+
+/*
+ * sf_extent_bind() - the extent of (object, index), bound but perhaps not mapped, with one user more
+ *
+ * The lock is let go of to sleep, after which everything is looked up again.
+ *
+ * Return: 0; -ENOBUFS (SFB_NOWAIT); -EINTR (SFB_CATCH).
+ */
+int sf_extent_bind(struct vm_object *o, uint64_t index, int flags, struct sf_extent **out);
+
+/*
+ * sf_extent_map() - make at least the first @need pages readable
+ *
+ * The system calls are made without the lock, the extent marked busy.
+ *
+ * Return: 0; -EFAULT when the file ends before; -EIO; -ENOMEM.
+ */
+int sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need);
+
+/*
+ * sf_map_sleep() - let go of the lock until something was freed
+ *
+ * Return: 0 look again; -ENOBUFS for SFB_NOWAIT; -EINTR for SFB_CATCH and a signal.
+ */
+int sf_map_sleep(struct sf_map *s, int flags);
+
+/*
+ * sf_map_wake() - something was freed: whoever sleeps looks again
+ *
+ * A sleeper counts itself and reads wake_seq under the same lock: none is missed.
+ */
+void sf_map_wake_sleepers(struct sf_map *s);
+
+static inline void
+sf_map_wake(struct sf_map *s)
+{
+    if (__builtin_expect(s->waiters != 0, 0))
+        sf_map_wake_sleepers(s);
+}
+
+#endif

@@ -1,0 +1,768 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "mbuf/mbuf_zone.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* 256 mbufs to a slab: one mapping, sixteen pages. */
+#define SLAB_BYTES ((size_t)65536)
+#define SLAB_MBUFS (SLAB_BYTES / MSIZE)
+
+struct mbuf_slab {
+    struct mbuf_slab *next;
+    void *mem;
+};
+
+static _Thread_local struct depot_lookaside lookaside __attribute__((tls_model("initial-exec")));
+
+/* ---- the zone ---- */
+
+/* grow() - one more slab; false when the limit or memory is reached. */
+static bool
+grow(struct mbuf_zone *z)
+{
+    if (depot_total(&z->depot) + SLAB_MBUFS > z->limit)
+        return false;
+    struct mbuf_slab *s = malloc(sizeof(*s));
+    struct mbuf *m = s ? kmem_alloc(z->arena, SLAB_BYTES) : NULL;
+
+    if (m == NULL) {
+        free(s);
+        return false;
+    }
+    for (size_t i = 0; i < SLAB_MBUFS; i++) {
+        m[i].m_zone = z;
+        m[i].m_flags = M_FREED;
+        m[i].m_next = i + 1 < SLAB_MBUFS ? &m[i + 1] : NULL;
+    }
+    *s = (struct mbuf_slab){z->slabs, m};
+    z->slabs = s;
+    depot_add(&z->depot, m, &m[SLAB_MBUFS - 1], SLAB_MBUFS);
+    return true;
+}
+
+int
+mbuf_zone_create(struct arena *a, size_t limit, struct mbuf_zone **out)
+{
+    struct mbuf_zone *z = calloc(1, sizeof(*z));
+
+    if (z == NULL)
+        return -ENOMEM;
+    z->arena = a;
+    z->limit = (limit + SLAB_MBUFS - 1) / SLAB_MBUFS * SLAB_MBUFS;
+    pthread_mutex_init(&z->grow_lock, NULL);
+    int err = depot_init(&z->depot, (uint32_t)(z->limit / 64));
+
+    if (err == 0 && grow(z)) {
+        *out = z;
+        return 0;
+    }
+    if (err == 0)
+        depot_fini(&z->depot);
+    pthread_mutex_destroy(&z->grow_lock);
+    free(z);
+    return err ? err : -ENOMEM;
+}
+
+int
+mbuf_zone_destroy(struct mbuf_zone *z)
+{
+    if (depot_free_count(&z->depot) != depot_total(&z->depot))
+        return -EBUSY;
+    while (z->slabs) {
+        struct mbuf_slab *s = z->slabs;
+
+        z->slabs = s->next;
+        kmem_free(z->arena, s->mem, SLAB_BYTES);
+        free(s);
+    }
+    depot_fini(&z->depot);
+    pthread_mutex_destroy(&z->grow_lock);
+    free(z);
+    return 0;
+}
+
+void
+mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out)
+{
+    *out = (struct mbuf_stats){
+        .total = depot_total(&z->depot),
+        .free = depot_free_count(&z->depot),
+        .limit = z->limit,
+        .refused = atomic_load(&z->refused),
+    };
+    out->in_use = out->total - out->free;
+}
+
+static struct mbuf *
+take_slow(struct mbuf_zone *z)
+{
+    struct mbuf *m;
+
+    pthread_mutex_lock(&z->grow_lock);
+    do {
+        m = depot_get(&z->depot, &lookaside);
+    } while (m == NULL && grow(z));
+    pthread_mutex_unlock(&z->grow_lock);
+    if (m == NULL)
+        atomic_fetch_add_explicit(&z->refused, 1, memory_order_relaxed);
+    return m;
+}
+
+static inline struct mbuf *
+take(struct mbuf_zone *z)
+{
+    struct mbuf *m = depot_get(&z->depot, &lookaside);
+
+    if (__builtin_expect(m == NULL, 0)) {
+        m = take_slow(z);
+        if (m == NULL)
+            return NULL;
+    }
+    m->m_next = NULL;
+    m->m_nextpkt = NULL;
+    m->m_len = 0;
+    m->m_type = MT_DATA;
+    return m;
+}
+
+static inline void
+put(struct mbuf *m)
+{
+    m->m_flags = M_FREED;
+    depot_put(&m->m_zone->depot, &lookaside, m);
+}
+
+struct mbuf *
+mb_get(struct mbuf_zone *z)
+{
+    struct mbuf *m = take(z);
+
+    if (m) {
+        m->m_flags = 0;
+        m->m_data = m->m_dat;
+    }
+    return m;
+}
+
+struct mbuf *
+mb_gethdr(struct mbuf_zone *z)
+{
+    struct mbuf *m = take(z);
+
+    if (m) {
+        m->m_flags = M_PKTHDR;
+        m->m_data = m->m_pktdat;
+        memset(&m->m_pkthdr, 0, sizeof(m->m_pkthdr));
+    }
+    return m;
+}
+
+/* get_like() - an mbuf of @m's zone, with a packet header when asked for */
+static struct mbuf *
+get_like(const struct mbuf *m, bool pkthdr)
+{
+    return pkthdr ? mb_gethdr(m->m_zone) : mb_get(m->m_zone);
+}
+
+/* count_copy() - every byte that moves from one mbuf's storage to another's is counted */
+static void
+count_copy(const struct mbuf *m, size_t bytes)
+{
+    arena_count_copy(m->m_zone->arena, bytes);
+}
+
+/* ---- external storage ---- */
+
+int
+m_extadd(struct mbuf *m, caddr_t buf, unsigned int size, ext_free_t *freef, void *args, int flags,
+         int type)
+{
+    if ((m->m_flags & (M_EXT | M_FREED)) || buf == NULL || freef == NULL)
+        return -EINVAL;
+    m->m_ext = (struct mbuf_ext){
+        .ext_buf = buf,
+        .ext_size = size,
+        .ext_type = (uint8_t)type,
+        .ext_owner = m,
+        .ext_count = 1,
+        .ext_free = freef,
+        .ext_args = args,
+    };
+    m->m_data = buf;
+    m->m_flags |= M_EXT | ((uint32_t)flags & M_RDONLY);
+    return 0;
+}
+
+static uint32_t
+ext_refs(const struct mbuf *m)
+{
+    return __atomic_load_n(&m->m_ext.ext_owner->m_ext.ext_count, __ATOMIC_ACQUIRE);
+}
+
+/* ext_share() - @n gets a window of @m's storage and inherits read-only */
+static void
+ext_share(struct mbuf *n, struct mbuf *m)
+{
+    struct mbuf *owner = m->m_ext.ext_owner;
+
+    /* We hold a reference, so the count is not zero: nothing has to be ordered by taking another. */
+    __atomic_fetch_add(&owner->m_ext.ext_count, 1, __ATOMIC_RELAXED);
+    n->m_ext.ext_buf = m->m_ext.ext_buf;
+    n->m_ext.ext_size = m->m_ext.ext_size;
+    n->m_ext.ext_type = m->m_ext.ext_type;
+    n->m_ext.ext_flags = m->m_ext.ext_flags;
+    n->m_ext.ext_owner = owner;
+    n->m_flags |= M_EXT | (m->m_flags & M_RDONLY);
+}
+
+/*
+ * free_ext() - free an mbuf with external storage
+ *
+ * The count lives in the first owner, whose body therefore stays until the last reference is
+ * dropped, by whomever: he then runs the free routine and frees the owner's body along with his own.
+ */
+static void
+free_ext(struct mbuf *m)
+{
+    struct mbuf *owner = m->m_ext.ext_owner;
+    uint32_t *count = &owner->m_ext.ext_count;
+
+    /* The only holder needs no read-modify-write: nobody else can add a reference. */
+    if (__atomic_load_n(count, __ATOMIC_ACQUIRE) != 1) {
+        if (owner == m)
+            m->m_flags |= M_FREED;
+        if (__atomic_fetch_sub(count, 1, __ATOMIC_ACQ_REL) != 1) {
+            if (owner != m)
+                put(m);
+            return;
+        }
+    }
+    caddr_t buf = owner->m_ext.ext_buf;
+    void *args = owner->m_ext.ext_args;
+    ext_free_t *freef = owner->m_ext.ext_free;
+
+    if (owner != m)
+        put(owner);
+    put(m);
+    freef(buf, args);
+}
+
+struct mbuf *
+m_free(struct mbuf *m)
+{
+    if (m == NULL)
+        return NULL;
+    if (__builtin_expect(m->m_flags & M_FREED, 0)) {
+        arena_report(m->m_zone->arena, MISUSE_DOUBLE_FREE, m, NULL, RETURN_SITE());
+        return NULL;
+    }
+    struct mbuf *next = m->m_next;
+
+    if (m->m_flags & M_EXT)
+        free_ext(m);
+    else
+        put(m);
+    return next;
+}
+
+void
+m_freem(struct mbuf *m)
+{
+    while (m)
+        m = m_free(m);
+}
+
+int
+m_writable(const struct mbuf *m)
+{
+    return !(m->m_flags & M_RDONLY) && (!(m->m_flags & M_EXT) || ext_refs(m) == 1);
+}
+
+/* storage() - where an mbuf's bytes may lie */
+static char *
+storage(const struct mbuf *m, size_t *size)
+{
+    if (m->m_flags & M_EXT) {
+        *size = m->m_ext.ext_size;
+        return m->m_ext.ext_buf;
+    }
+    if (m->m_flags & M_PKTHDR) {
+        *size = (size_t)MHLEN;
+        return (char *)(uintptr_t)m->m_pktdat;
+    }
+    *size = (size_t)MLEN;
+    return (char *)(uintptr_t)m->m_dat;
+}
+
+int
+m_leadingspace(const struct mbuf *m)
+{
+    size_t size;
+
+    return m_writable(m) ? (int)(m->m_data - storage(m, &size)) : 0;
+}
+
+int
+m_trailingspace(const struct mbuf *m)
+{
+    size_t size;
+    char *start = storage(m, &size);
+
+    return m_writable(m) ? (int)((ptrdiff_t)size - (m->m_data - start) - m->m_len) : 0;
+}
+
+void
+m_align(struct mbuf *m, int len)
+{
+    size_t size;
+    char *start = storage(m, &size);
+
+    m->m_data = start + (((ptrdiff_t)size - len) & ~(ptrdiff_t)(sizeof(long) - 1));
+}
+
+/* ---- chains ---- */
+
+unsigned int
+m_length(struct mbuf *m, struct mbuf **last)
+{
+    unsigned int len = 0;
+    struct mbuf *end = NULL;
+
+    for (; m; m = m->m_next) {
+        len += (unsigned int)m->m_len;
+        end = m;
+    }
+    if (last)
+        *last = end;
+    return len;
+}
+
+void
+m_cat(struct mbuf *m, struct mbuf *n)
+{
+    while (m->m_next)
+        m = m->m_next;
+    m->m_next = n;
+}
+
+/* move_pkthdr() - the packet header goes from @m to @n, which has no data yet */
+static void
+move_pkthdr(struct mbuf *n, struct mbuf *m)
+{
+    n->m_pkthdr = m->m_pkthdr;
+    n->m_flags |= M_PKTHDR | (m->m_flags & (M_BCAST | M_MCAST | M_EOR));
+    n->m_data = n->m_pktdat;
+    /* In-line data of @m stay where they are: with the header gone the window only gets wider. */
+    m->m_flags &= ~(uint32_t)M_PKTHDR;
+}
+
+struct mbuf *
+m_copym(struct mbuf *m, int off, int len, int how)
+{
+    bool pkthdr = off == 0 && (m->m_flags & M_PKTHDR);
+    struct mbuf *top = NULL;
+    struct mbuf **tail = &top;
+    struct mbuf *first = m;
+    int copied = 0;
+
+    (void)how;
+    if (off < 0 || len < 0)
+        return NULL;
+    while (m && off >= m->m_len && (off > 0 || m->m_len == 0) && m->m_next) {
+        off -= m->m_len;
+        m = m->m_next;
+    }
+    do {
+        if (m == NULL || off > m->m_len) {
+            if (len == M_COPYALL || len == 0)
+                break;
+            goto fail; /* the window leaves the chain */
+        }
+        int n = m->m_len - off < len ? m->m_len - off : len;
+        struct mbuf *c = get_like(m, pkthdr && top == NULL);
+
+        if (c == NULL)
+            goto fail;
+        *tail = c;
+        tail = &c->m_next;
+        if (m->m_flags & M_EXT) {
+            ext_share(c, m);
+            c->m_data = m->m_data + off;
+        } else if (n > m_trailingspace(c)) {
+            /* In-line bytes of an mbuf without a header do not all fit behind one: two mbufs. */
+            n = m_trailingspace(c);
+            memcpy(c->m_data, m->m_data + off, (size_t)n);
+            count_copy(m, (size_t)n);
+        } else {
+            memcpy(c->m_data, m->m_data + off, (size_t)n);
+            count_copy(m, (size_t)n);
+        }
+        c->m_len = n;
+        copied += n;
+        if (len != M_COPYALL)
+            len -= n;
+        off += n;
+        if (off >= m->m_len) {
+            off = 0;
+            m = m->m_next;
+        }
+    } while (len > 0 && (m || len != M_COPYALL));
+
+    if (pkthdr && top) {
+        top->m_pkthdr = first->m_pkthdr;
+        top->m_pkthdr.len = copied;
+        top->m_flags |= first->m_flags & (M_BCAST | M_MCAST | M_EOR);
+    }
+    return top;
+
+fail:
+    m_freem(top);
+    return NULL;
+}
+
+struct mbuf *
+m_copypacket(struct mbuf *m, int how)
+{
+    return m->m_flags & M_PKTHDR ? m_copym(m, 0, M_COPYALL, how) : NULL;
+}
+
+struct mbuf *
+m_split(struct mbuf *m0, int len0, int how)
+{
+    struct mbuf *m = m0;
+    int len = len0;
+
+    (void)how;
+    if (len0 < 0)
+        return NULL;
+    while (m && len > m->m_len) {
+        len -= m->m_len;
+        m = m->m_next;
+    }
+    if (m == NULL)
+        return NULL;
+    bool pkthdr = (m0->m_flags & M_PKTHDR) != 0;
+    int remain = m->m_len - len;
+    struct mbuf *n = NULL;
+
+    if (pkthdr || remain) {
+        n = get_like(m0, pkthdr);
+        if (n == NULL)
+            return NULL;
+    }
+    if (remain && (m->m_flags & M_EXT)) {
+        ext_share(n, m);
+        n->m_data = m->m_data + len;
+        n->m_len = remain;
+    } else if (remain) {
+        struct mbuf *more = NULL;
+        int part = remain < m_trailingspace(n) ? remain : m_trailingspace(n);
+
+        if (part < remain) {
+            more = mb_get(m0->m_zone);
+            if (more == NULL) {
+                m_free(n);
+                return NULL;
+            }
+            memcpy(more->m_data, m->m_data + len + part, (size_t)(remain - part));
+            more->m_len = remain - part;
+            n->m_next = more;
+        }
+        memcpy(n->m_data, m->m_data + len, (size_t)part);
+        n->m_len = part;
+        count_copy(m, (size_t)remain);
+    }
+    if (n) {
+        struct mbuf *end = n;
+
+        while (end->m_next)
+            end = end->m_next;
+        end->m_next = m->m_next;
+    } else {
+        n = m->m_next;
+        if (n == NULL) /* the cut is at the very end: an empty tail, as for a packet */
+            n = mb_get(m0->m_zone);
+        if (n == NULL)
+            return NULL;
+    }
+    m->m_next = NULL;
+    m->m_len = len;
+    if (pkthdr) {
+        n->m_pkthdr = m0->m_pkthdr;
+        n->m_pkthdr.len = m0->m_pkthdr.len - len0;
+        m0->m_pkthdr.len = len0;
+    }
+    return n;
+}
+
+struct mbuf *
+m_pullup(struct mbuf *m, int len)
+{
+    if (len < 0 || len > MHLEN || m_length(m, NULL) < (unsigned)len)
+        goto fail;
+    if (m->m_len >= len)
+        return m;
+    struct mbuf *n = m;
+
+    /* Use the head when its bytes are in it and there is room behind them; else put a new one in front. */
+    if ((m->m_flags & M_EXT) || m_trailingspace(m) < len - m->m_len) {
+        n = mb_get(m->m_zone);
+        if (n == NULL)
+            goto fail;
+        if (m->m_flags & M_PKTHDR)
+            move_pkthdr(n, m);
+    } else {
+        m = m->m_next;
+    }
+    int need = len - n->m_len;
+
+    while (need > 0 && m) {
+        int part = m->m_len < need ? m->m_len : need;
+
+        memcpy(n->m_data + n->m_len, m->m_data, (size_t)part);
+        count_copy(n, (size_t)part);
+        n->m_len += part;
+        need -= part;
+        m->m_data += part;
+        m->m_len -= part;
+        if (m->m_len == 0)
+            m = m_free(m);
+    }
+    n->m_next = m;
+    return n;
+
+fail:
+    m_freem(m);
+    return NULL;
+}
+
+void
+m_adj(struct mbuf *m0, int req_len)
+{
+    struct mbuf *m = m0;
+    int total = (int)m_length(m0, NULL);
+
+    if (req_len >= 0) {
+        int len = req_len < total ? req_len : total;
+
+        total -= len;
+        for (; m && len > 0; m = m->m_next) {
+            int part = m->m_len < len ? m->m_len : len;
+
+            m->m_data += part;
+            m->m_len -= part;
+            len -= part;
+        }
+    } else {
+        /* -INT_MIN is no int. */
+        int keep = -(int64_t)req_len < total ? total + req_len : 0;
+
+        total = keep;
+        for (; m; m = m->m_next) {
+            if (m->m_len > keep)
+                m->m_len = keep;
+            keep -= m->m_len;
+        }
+    }
+    if (m0->m_flags & M_PKTHDR)
+        m0->m_pkthdr.len = total;
+}
+
+int
+m_copydata(const struct mbuf *m, int off, int len, caddr_t cp)
+{
+    if (off < 0 || len < 0)
+        return -EINVAL;
+    if (len == 0)
+        return 0;
+    while (m && off >= m->m_len) {
+        off -= m->m_len;
+        m = m->m_next;
+    }
+    unsigned have = 0;
+
+    for (const struct mbuf *n = m; n && have < (unsigned)len + (unsigned)off; n = n->m_next)
+        have += (unsigned)n->m_len;
+    if (have < (unsigned)len + (unsigned)off)
+        return -EINVAL;
+    count_copy(m, (size_t)len);
+    while (len > 0) {
+        int part = m->m_len - off < len ? m->m_len - off : len;
+
+        memcpy(cp, m->m_data + off, (size_t)part);
+        cp += part;
+        len -= part;
+        off = 0;
+        m = m->m_next;
+    }
+    return 0;
+}
+
+int
+mb_copyback(struct mbuf *m, int off, int len, const char *cp)
+{
+    if (off < 0 || len < 0 || m_length(m, NULL) < (unsigned)off + (unsigned)len)
+        return -EINVAL;
+    for (struct mbuf *n = m; n; n = n->m_next) {
+        if (!m_writable(n))
+            return -EROFS;
+    }
+    while (off > 0 && off >= m->m_len) {
+        off -= m->m_len;
+        m = m->m_next;
+    }
+    for (; len > 0; m = m->m_next) {
+        int part = m->m_len - off < len ? m->m_len - off : len;
+
+        memcpy(m->m_data + off, cp, (size_t)part);
+        count_copy(m, (size_t)part);
+        cp += part;
+        len -= part;
+        off = 0;
+    }
+    return 0;
+}
+
+struct mbuf *
+m_prepend(struct mbuf *m, int len, int how)
+{
+    (void)how;
+    if (m_leadingspace(m) >= len) {
+        m->m_data -= len;
+        m->m_len += len;
+    } else {
+        struct mbuf *n = len <= MHLEN ? mb_get(m->m_zone) : NULL;
+
+        if (n == NULL) {
+            m_freem(m);
+            return NULL;
+        }
+        if (m->m_flags & M_PKTHDR)
+            move_pkthdr(n, m);
+        m_align(n, len);
+        n->m_len = len;
+        n->m_next = m;
+        m = n;
+    }
+    if (m->m_flags & M_PKTHDR)
+        m->m_pkthdr.len += len;
+    return m;
+}
+
+struct mbuf *
+mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len)
+{
+    struct mbuf *top = mb_gethdr(z);
+    struct mbuf *m = top;
+    const char *p = bytes;
+    size_t left = len;
+
+    if (top == NULL || len > INT32_MAX)
+        goto fail;
+    top->m_pkthdr.len = (int32_t)len;
+    if (len <= (size_t)MHLEN) {
+        memcpy(top->m_data, bytes, len);
+        top->m_len = (int32_t)len;
+        left = 0;
+    }
+    while (left > 0) {
+        struct vm_page *pg = jumbo_alloc(j, RETURN_SITE());
+
+        if (pg == NULL)
+            goto fail;
+        char *kva = jumbo_kva(j, pg);
+        size_t part = left < PAGE_SIZE ? left : PAGE_SIZE;
+
+        vm_page_turn(pg, VPS_MBUF, VPE_MBUF);
+        m_extadd(m, kva, PAGE_SIZE, jumbo_freem, NULL, 0, EXT_JUMBOP);
+        memcpy(kva, p, part);
+        m->m_len = (int32_t)part;
+        p += part;
+        left -= part;
+        if (left) {
+            m->m_next = mb_get(z);
+            m = m->m_next;
+            if (m == NULL)
+                goto fail;
+        }
+    }
+    count_copy(top, len);
+    return top;
+
+fail:
+    m_freem(top);
+    return NULL;
+}
+
+int
+mb_check(const struct mbuf *m)
+{
+    int64_t total = 0;
+    const struct mbuf *top = m;
+
+    for (; m; m = m->m_next) {
+        size_t size;
+        const char *start = storage(m, &size);
+
+        if ((m->m_flags & M_FREED) || m->m_len < 0 || m->m_data < start ||
+            (size_t)(m->m_data - start) + (size_t)m->m_len > size)
+            return -EINVAL;
+        if ((m->m_flags & M_EXT) && ext_refs(m) == 0)
+            return -EINVAL;
+        total += m->m_len;
+    }
+    if (top && (top->m_flags & M_PKTHDR) && top->m_pkthdr.len != total)
+        return -EINVAL;
+    return 0;
+}
+
+int
+mb_describe(const struct mbuf *m, struct mb_info *out)
+{
+    size_t size;
+    void *start = storage(m, &size);
+
+    if (m->m_flags & M_FREED)
+        return -EINVAL;
+    *out = (struct mb_info){
+        .next = m->m_next,
+        .data = m->m_data,
+        .storage = start,
+        .size = size,
+        .len = m->m_len,
+        .pkthdr_len = m->m_flags & M_PKTHDR ? m->m_pkthdr.len : -1,
+        .flags = m->m_flags,
+        .refs = m->m_flags & M_EXT ? ext_refs(m) : 0,
+        .type = m->m_type,
+        .ext_type = m->m_flags & M_EXT ? m->m_ext.ext_type : 0,
+    };
+    return 0;
+}
+
+int
+mb_set_len(struct mbuf *m, int32_t len)
+{
+    size_t size;
+    char *start = storage(m, &size);
+
+    if (len < 0 || m->m_data < start || (size_t)(m->m_data - start) + (size_t)len > size)
+        return -EINVAL;
+    m->m_len = len;
+    return 0;
+}
+
+void
+mb_set_type(struct mbuf *m, int type)
+{
+    m->m_type = (uint8_t)type;
+}
+
+int
+mb_set_pkthdr_len(struct mbuf *m, int32_t len)
+{
+    if (!(m->m_flags & M_PKTHDR) || len < 0)
+        return -EINVAL;
+    m->m_pkthdr.len = len;
+    return 0;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Where mbufs come from: slabs of the arena's own memory, with a magazine per thread. */
+#ifndef NIC_HARNESS_MBUF_ZONE_H
+#define NIC_HARNESS_MBUF_ZONE_H
+
+#include <sys/mbuf.h>
+
+#include "arena/arena.h"
+#include "arena/depot.h"
+#include "kva/jumbo.h"
+
+struct mbuf_zone {
+    struct depot depot;
+    struct arena *arena;
+    size_t limit; /* mbufs at most */
+    pthread_mutex_t grow_lock;
+    struct mbuf_slab *slabs;
+    _Atomic uint64_t refused;
+    _Atomic uint64_t ext_shared_frees; /* external frees dropped by other than the first owner */
+};
+
+struct mbuf_stats {
+    uint64_t total;
+    uint64_t free;
+    uint64_t in_use;
+    uint64_t limit;
+    uint64_t refused;
+};
+
+/* mbuf_zone_create() - at most @limit mbufs, grown in slabs; 0 or -errno. */
+int mbuf_zone_create(struct arena *a, size_t limit, struct mbuf_zone **out);
+/* mbuf_zone_destroy() - 0, or -EBUSY while an mbuf is in use. */
+int mbuf_zone_destroy(struct mbuf_zone *z);
+void mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out);
+
+/* mb_get(), mb_gethdr() - m_get() and m_gethdr() for a stated zone; NULL when out. */
+struct mbuf *mb_get(struct mbuf_zone *z);
+struct mbuf *mb_gethdr(struct mbuf_zone *z);
+
+/* mb_copyback() - write @len bytes of @cp at @off into writable, existing chain bytes; 0 or -errno. */
+int mb_copyback(struct mbuf *m, int off, int len, const char *cp);
+
+/*
+ * mb_frombytes() - a packet that holds a copy of @len bytes; counted as copied
+ * @j: pool of the pages that hold it, when it does not fit inside one mbuf
+ *
+ * Return: the packet; NULL when out of mbufs or pages.
+ */
+struct mbuf *mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len);
+
+/* One mbuf of a chain, for who has no use for the macros of sys/mbuf.h. */
+struct mb_info {
+    struct mbuf *next;
+    void *data;
+    void *storage; /* where its bytes may lie */
+    size_t size;   /* bytes of that */
+    int32_t len;
+    int32_t pkthdr_len; /* -1 without a packet header */
+    uint32_t flags;
+    uint32_t refs; /* to external storage; 0 when it has none */
+    uint8_t type;
+    uint8_t ext_type;
+};
+
+/* mb_describe() - fill in @out; 0, or -EINVAL for an mbuf that is free. */
+int mb_describe(const struct mbuf *m, struct mb_info *out);
+/* mb_set_len() - the window's length, which may not leave the storage; 0 or -EINVAL. */
+int mb_set_len(struct mbuf *m, int32_t len);
+void mb_set_type(struct mbuf *m, int type);
+/* mb_set_pkthdr_len() - 0, or -EINVAL without a packet header. */
+int mb_set_pkthdr_len(struct mbuf *m, int32_t len);
+
+/* mb_check() - walk a chain; 0, or -EINVAL when a window leaves its storage or lengths disagree. */
+int mb_check(const struct mbuf *m);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The driver: it keeps the receive ring full of jumbo pages, turns what comes back into mbufs with
+ * those pages as external storage, and puts mbuf chains on the transmit ring until they complete.
+ *
+ * A queue pair belongs to one thread: nothing here locks.
+ *
+ * Pages of one receive ring, at every moment:
+ *     posted (with the device) + in return (used, not harvested) + in the driver's hands = ring size,
+ * because a frame is passed up only when every page of it has a successor at hand; otherwise the
+ * frame is dropped, counted, and its own pages are posted again.
+ */
+#ifndef NIC_HARNESS_NIC_H
+#define NIC_HARNESS_NIC_H
+
+#include <sys/mbuf.h>
+
+#include "device/device.h"
+#include "kva/jumbo.h"
+#include "mbuf/mbuf_zone.h"
+#include "ring/virtqueue.h"
+
+#define NIC_MTU_MIN 68
+#define NIC_MTU_MAX 65535
+
+struct nic_config {
+    unsigned nqueues;      /* 1 to NIC_MAX_QUEUES */
+    uint32_t rx_ring_size; /* descriptors, a power of two */
+    uint32_t tx_ring_size;
+    uint32_t mtu;      /* bytes, NIC_MTU_MIN to NIC_MTU_MAX */
+    uint32_t offloads; /* OFFLOAD_*, wanted */
+    uint8_t mac[6];    /* ours: the card's end of the wire */
+};
+
+/* Everything a queue counted since it was attached. */
+struct nic_queue_stats {
+    uint64_t rx_posted;    /* pages posted */
+    uint64_t rx_returned;  /* pages that came back used */
+    uint64_t rx_received;  /* frames harvested = delivered + dropped */
+    uint64_t rx_delivered; /* frames passed up */
+    uint64_t rx_pages_delivered;
+    uint64_t rx_recycled;     /* pages of dropped frames, posted again */
+    uint64_t rx_bytes;        /* of frames delivered */
+    uint64_t rx_drop_no_page; /* no successor page: the pool was dry */
+    uint64_t rx_drop_no_mbuf;
+    uint64_t rx_drop_short; /* shorter than an Ethernet header */
+    uint64_t rx_drop_stop;  /* harvested while stopping */
+    uint64_t tx_queued;     /* frames put on the ring */
+    uint64_t tx_completed;  /* frames whose chain was given back */
+    uint64_t tx_bytes;
+    uint64_t tx_busy;        /* nic_tx() said -ENOBUFS */
+    uint64_t tx_drop_size;   /* longer than MTU allows, or not a frame */
+    uint64_t tx_linearized;  /* chains with too many segments, copied into fewer */
+    uint64_t tx_csum_soft;   /* frames summed in software */
+    uint64_t tx_fault;       /* frames not summed because a file page was gone */
+    uint64_t tx_stopped;     /* frames given back unsent by nic_detach() */
+    uint64_t rx_outstanding; /* pages of the receive ring now: constant while attached */
+    uint64_t tx_outstanding; /* chains of the transmit ring now */
+};
+
+struct nic;
+
+/*
+ * nic_attach() - bring a device up with full receive rings
+ * @j: pool of receive pages
+ * @z: mbufs
+ * @d: device; the NIC owns it from now on, also when attach fails
+ * @config: see struct nic_config
+ * @out: the NIC
+ *
+ * Return: 0; -EINVAL for sizes out of range; -ENOMEM when the pool cannot fill the rings (nothing is
+ * left behind); what the device's attach says.
+ */
+int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
+               const struct nic_config *config, struct nic **out);
+
+/*
+ * nic_detach() - stop the device and give every page and chain back; the NIC is gone afterwards
+ *
+ * Frames already passed up stay with their consumers.
+ */
+int nic_detach(struct nic *n);
+
+/*
+ * nic_rx_burst() - poll the device, harvest, refill, publish
+ * @n, @queue: NIC and queue
+ * @out: room for @max packets: chains with a packet header, data from the Ethernet header on, each page
+ *       external storage of one mbuf; the caller's to m_freem()
+ * @max: at least 1
+ *
+ * Return: packets; 0 when there is nothing; -ENETDOWN while the interface is down; -ENODEV when it is
+ * gone; -EPROTO when the ring was broken and the queue stopped (nic_queue_error()).
+ */
+int nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max);
+
+/*
+ * nic_tx() - put one packet on the transmit ring; the device sees it with nic_tx_flush()
+ * @m: chain with a packet header: a frame with its Ethernet header; m_pkthdr.csum_flags says what the
+ *     device has left to do
+ *
+ * The chain belongs to the ring when this returns 0 and is freed at completion; otherwise it is still
+ * the caller's.
+ *
+ * Return: 0; -ENOBUFS when the ring is full: flush, and try again; -EMSGSIZE for a frame longer than the MTU (or
+ * segment size) allows; -EINVAL for less than an Ethernet header or offload fields that make no sense;
+ * -EOPNOTSUPP for a super-frame of a kind that was not negotiated; -ENOMEM.
+ */
+int nic_tx(struct nic *n, unsigned queue, struct mbuf *m);
+
+/* nic_tx_flush() - publish, let the device transmit, free what completed; frames sent or -errno. */
+int nic_tx_flush(struct nic *n, unsigned queue);
+
+/* nic_tx_room() - frames that nic_tx() would take now, for chains of @segs segments. */
+unsigned nic_tx_room(const struct nic *n, unsigned queue, unsigned segs);
+
+/*
+ * nic_wait() - sleep until a receive burst would find something
+ * @timeout_ns: at most so long; negative for ever
+ *
+ * Return: 1 ready; 0 the time is over; -EINTR a signal; -errno.
+ */
+int nic_wait(struct nic *n, unsigned queue, int64_t timeout_ns);
+
+/* nic_wait_fd() - descriptor that is readable when frames wait in the device; -1 when there is none. */
+int nic_wait_fd(const struct nic *n, unsigned queue);
+
+/* nic_queue_error() - why a queue was stopped; VQ_OK when it was not. */
+enum vq_error nic_queue_error(const struct nic *n, unsigned queue);
+
+/* nic_check() - conservation at this moment; 0, or -EINVAL when a page or chain is lost or doubled. */
+int nic_check(struct nic *n);
+
+void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
+void nic_describe(struct nic *n, struct device_info *out);
+
+const uint8_t *nic_mac(const struct nic *n);
+uint32_t nic_mtu(const struct nic *n);
+uint32_t nic_offloads(const struct nic *n); /* OFFLOAD_*, negotiated */
+unsigned nic_nqueues(const struct nic *n);
+struct mbuf_zone *nic_mbuf_zone(const struct nic *n);
+struct jumbo *nic_jumbo(const struct nic *n);
+
+#endif

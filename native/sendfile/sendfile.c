@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "sendfile/sendfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+
+/* What is handed over at a time: few mbufs for many frames, and still a fine enough grain to free. */
+#define CHUNK_BYTES ((int64_t)256 * 1024)
+#define COPY_PAGES 64u
+
+/* Past the page cache a chunk is a window; a wait for the disk is also one for the NIC, in turns of this. */
+#define DIRECT_TURN_NS 1000000
+
+static int64_t
+now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static int64_t
+min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* faults() - frames that were lost because a file page had gone */
+static uint64_t
+faults(const struct sendfile *s)
+{
+    struct nic *n = inet_nic(s->inet);
+    struct nic_queue_stats q;
+    struct device_info info;
+    uint64_t sum = 0;
+
+    nic_describe(n, &info);
+    for (unsigned i = 0; i < info.nqueues; i++) {
+        nic_get_stats(n, i, &q);
+        sum += info.queue[i].tx_fault + q.tx_fault;
+    }
+    return sum;
+}
+
+static int
+connection_error(const struct sendfile *s)
+{
+    struct tcp_info_s info;
+
+    tcp_get_info(s->conn, &info);
+    if (info.error)
+        return -info.error;
+    switch (info.state) {
+    case TCPS_ESTABLISHED:
+    case TCPS_CLOSE_WAIT:
+        return 0;
+    case TCPS_FIN_WAIT_1:
+    case TCPS_FIN_WAIT_2:
+    case TCPS_CLOSING:
+    case TCPS_LAST_ACK:
+    case TCPS_TIME_WAIT:
+        return -EPIPE;
+    default:
+        return -ENOTCONN;
+    }
+}
+
+/* begin_direct() - half of all windows, at most, are one transfer's */
+static int
+begin_direct(struct sendfile *s, int fd)
+{
+    struct pbuf_pool *p = s->jumbo->arena->owner[REGION_PBUF];
+    struct pbuf_stats st;
+
+    if (p == NULL || (s->flags & SF_NODISKIO))
+        return -EINVAL;
+    pbuf_get_stats(p, &st);
+    return direct_open(p, fd, s->offset, (unsigned)st.total / 2 + 1, &s->direct);
+}
+
+int
+sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct sf_map *map,
+               struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes, struct mbuf *header,
+               struct mbuf *trailer, int flags, enum sendfile_strategy strategy)
+{
+    int err = offset < 0 || nbytes < 0 || offset > INT64_MAX - nbytes ? -EINVAL : 0;
+
+    *s = (struct sendfile){
+        .inet = in,
+        .conn = c,
+        .map = map,
+        .jumbo = jumbo,
+        .strategy = strategy,
+        .flags = flags,
+        .start = offset,
+        .offset = offset,
+        .end = nbytes ? offset + nbytes : -1,
+        .header = header,
+        .trailer = trailer,
+    };
+    if (!err)
+        err = vm_object_open(map, fd, &s->object);
+    if (!err)
+        err = connection_error(s);
+    if (!err && strategy == SENDFILE_DIRECT)
+        err = begin_direct(s, fd);
+    s->error = err;
+    if (err) {
+        sendfile_end(s);
+        return err;
+    }
+    s->faults = faults(s);
+    sf_map_count(map, SF_SYSCALLS, 1);
+    return 0;
+}
+
+/* resident() - is the file's [offset, offset + len) in memory? (SF_NODISKIO) */
+static bool
+resident(struct sendfile *s, int64_t len)
+{
+    for (int64_t at = s->offset; at < s->offset + len; at = (at | (int64_t)PAGE_MASK) + 1) {
+        char byte;
+        struct iovec iov = {&byte, 1};
+
+        s->syscalls++;
+        if (preadv2(vm_object_fd(s->object), &iov, 1, at, RWF_NOWAIT) < 0 && errno == EAGAIN)
+            return false;
+    }
+    return true;
+}
+
+/* map_chunk() - at most @len bytes of the file as an mbuf over its mapped pages */
+static int
+map_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
+{
+    uint32_t skip = (uint32_t)(s->offset & (int64_t)PAGE_MASK);
+    uint32_t npages = (uint32_t)((skip + len + (int64_t)PAGE_MASK) >> PAGE_SHIFT);
+    struct mbuf *m = mb_get(nic_mbuf_zone(inet_nic(s->inet)));
+    struct sf_run run;
+
+    if (m == NULL)
+        return -ENOBUFS;
+    /*
+     * Never a sleep here: the buffers we would wait for are freed by acknowledgements, and those are
+     * taken in by this very thread. sendfile_run() polls for them and comes back.
+     */
+    int err =
+        sf_run_alloc(s->object, (vm_pindex_t)s->offset >> PAGE_SHIFT, npages, SFB_NOWAIT, &run);
+
+    if (err) {
+        m_free(m);
+        return err;
+    }
+    if (run.npages < npages)
+        sf_map_count(s->map, SF_TRIMMED, 1);
+    m_extadd(m, run.kva, run.npages << PAGE_SHIFT, sf_run_ext_free, (void *)(uintptr_t)run.npages,
+             M_RDONLY, EXT_SFBUF);
+    m->m_data += skip;
+    m->m_len = (int32_t)min64(len, ((int64_t)run.npages << PAGE_SHIFT) - skip);
+    *out = m;
+    return 0;
+}
+
+/* copy_chunk() - at most @len bytes of the file, read into jumbo pages */
+static int
+copy_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
+{
+    struct mbuf_zone *z = nic_mbuf_zone(inet_nic(s->inet));
+    struct iovec iov[COPY_PAGES];
+    struct mbuf *top = NULL;
+    struct mbuf **tail = &top;
+    unsigned n = 0;
+
+    for (; n < COPY_PAGES && (int64_t)n * (int64_t)PAGE_SIZE < len; n++) {
+        struct vm_page *pg = jumbo_alloc(s->jumbo, RETURN_SITE());
+        struct mbuf *m = pg ? mb_get(z) : NULL;
+
+        if (m == NULL) {
+            if (pg)
+                jumbo_free(s->jumbo, jumbo_kva(s->jumbo, pg), RETURN_SITE());
+            break;
+        }
+        vm_page_turn(pg, VPS_MBUF, VPE_MBUF);
+        m_extadd(m, jumbo_kva(s->jumbo, pg), (unsigned)PAGE_SIZE, jumbo_freem, NULL, 0, EXT_JUMBOP);
+        iov[n] = (struct iovec){m->m_data,
+                                (size_t)min64(len - (int64_t)n * (int64_t)PAGE_SIZE, PAGE_SIZE)};
+        m->m_len = (int32_t)iov[n].iov_len;
+        *tail = m;
+        tail = &m->m_next;
+    }
+    if (n == 0)
+        return -ENOBUFS;
+    ssize_t got = preadv(vm_object_fd(s->object), iov, (int)n, s->offset);
+
+    s->syscalls++;
+    if (got <= 0) {
+        m_freem(top);
+        return got < 0 ? -EIO : -EFAULT; /* 0: the file ended meanwhile */
+    }
+    arena_count_copy(s->jumbo->arena, (size_t)got);
+    unsigned made = m_length(top, NULL);
+
+    if ((unsigned)got < made)
+        m_adj(top, (int)got - (int)made);
+    *out = top;
+    return 0;
+}
+
+/* direct_chunk() - the next window of the file; -EAGAIN when the disk has not delivered it yet */
+static int
+direct_chunk(struct sendfile *s, int64_t left, struct mbuf **out)
+{
+    struct mbuf *m = mb_get(nic_mbuf_zone(inet_nic(s->inet)));
+    struct direct_chunk c;
+
+    if (m == NULL)
+        return -ENOBUFS;
+    /* All of the window is taken, though the file may have grown since its size was asked. */
+    int64_t most = s->end < 0 ? MAXPHYS : s->end - s->offset;
+    int r = direct_next(s->direct, s->offset + left, &c);
+
+    if (r <= 0) {
+        m_free(m);
+        return r == 0 ? -EAGAIN : r == -ENODATA ? -EFAULT : r;
+    }
+    m_extadd(m, c.bp->b_kvabase, MAXPHYS, direct_ext_free, s->direct, M_RDONLY, EXT_MOD_TYPE);
+    m->m_data = c.data;
+    m->m_len = (int32_t)min64(most, c.len);
+    *out = m;
+    return 0;
+}
+
+/* hand_over() - give a chain to the connection; 1 done, 0 no room yet, -errno */
+static int
+hand_over(struct sendfile *s, struct mbuf **m)
+{
+    if (*m == NULL)
+        return 1;
+    uint32_t len = m_length(*m, NULL);
+    int err = tcp_send(s->conn, *m);
+
+    if (err)
+        return err == -EAGAIN ? 0 : err;
+    *m = NULL;
+    s->sbytes += len;
+    return 1;
+}
+
+/* file_left() - bytes of the file still to hand over, by its size now */
+static int64_t
+file_left(struct sendfile *s)
+{
+    int64_t size = vm_object_size(s->object);
+
+    s->syscalls++;
+    if (size < 0)
+        return size;
+    int64_t end = s->end < 0 ? size : min64(s->end, size);
+
+    return end > s->offset ? end - s->offset : 0;
+}
+
+/*
+ * feed() - hand over as much as the send buffer takes
+ *
+ * Return: 1 everything is handed over; 0 not yet; -errno.
+ */
+static int
+feed(struct sendfile *s)
+{
+    int r = hand_over(s, &s->header);
+
+    if (r > 0)
+        r = hand_over(s, &s->chunk);
+    if (r <= 0)
+        return r;
+    int64_t left = file_left(s);
+
+    if (left < 0)
+        return (int)left;
+    while (left > 0) {
+        int64_t want = min64(left, CHUNK_BYTES - (s->offset & (CHUNK_BYTES - 1)));
+        struct mbuf *m = NULL;
+        int err;
+
+        /* Whole chunks only: crumbs would cost an mbuf and a mapping each. */
+        if (tcp_send_room(s->conn) < want)
+            return 0;
+        if ((s->flags & SF_NODISKIO) && !resident(s, want)) {
+            sf_map_count(s->map, SF_BUSY, 1);
+            return -EBUSY;
+        }
+        err = s->strategy == SENDFILE_COPY     ? copy_chunk(s, want, &m)
+              : s->strategy == SENDFILE_DIRECT ? direct_chunk(s, left, &m)
+                                               : map_chunk(s, want, &m);
+        if (err == -EAGAIN)
+            return 0;
+        if (err == -ENOBUFS) {
+            sf_map_count(s->map, SF_ALLOCFAIL, 1);
+            return 0;
+        }
+        if (err == -EFAULT) { /* it shrank between the look at its size and the use */
+            s->shrunk = true;
+            return 1;
+        }
+        if (err)
+            return err;
+        uint32_t len = m_length(m, NULL);
+
+        s->chunk = m;
+        s->offset += len;
+        left -= len;
+        r = hand_over(s, &s->chunk);
+        if (r <= 0)
+            return r;
+    }
+    if (s->end >= 0 && s->offset < s->end)
+        s->shrunk = true;
+    /* After a file that ended early there is no trailer: the peer must not take it for the file. */
+    return s->shrunk ? 1 : hand_over(s, &s->trailer);
+}
+
+/* wait_for_news() - sleep until a frame comes, a timer is due or, past the page cache, a read is done */
+static int
+wait_for_news(struct sendfile *s, int64_t ns)
+{
+    struct pollfd p[2] = {
+        {.fd = s->direct && !s->fed ? direct_wait_fd(s->direct) : -1, .events = POLLIN},
+    };
+
+    if (p[0].fd < 0)
+        return inet_wait(s->inet, ns);
+    struct nic *n = inet_nic(s->inet);
+    const struct timespec turn = {0, min64(ns, DIRECT_TURN_NS)};
+
+    p[1] = (struct pollfd){.fd = nic_wait_fd(n, inet_queue(s->inet)), .events = POLLIN};
+    return ppoll(p, 2, &turn, NULL) < 0 ? -errno : 0;
+}
+
+static bool
+acknowledged(const struct sendfile *s)
+{
+    struct tcp_info_s info;
+
+    tcp_get_info(s->conn, &info);
+    return info.unsent == 0 && info.unacked == 0;
+}
+
+int
+sendfile_run(struct sendfile *s, int64_t budget_ns)
+{
+    int64_t deadline = now_ns() + budget_ns;
+
+    if (s->error)
+        return s->error;
+    for (;;) {
+        int fed = s->fed ? 1 : feed(s);
+
+        /* Between two feeds a frame that is not full waits for the next one's bytes. */
+        tcp_set_more(s->conn, fed == 0);
+
+        int err = fed < 0 ? fed : tcp_output(s->conn);
+        int moved = 0;
+
+        s->fed = fed == 1;
+        if (err >= 0)
+            moved = inet_poll(s->inet);
+        if (moved == -ENETDOWN) /* it may come up again: the retransmission timer decides */
+            moved = 0;
+        if (err >= 0 && moved < 0)
+            err = moved;
+        if (err >= 0)
+            err = connection_error(s);
+        if (err >= 0 && faults(s) != s->faults) {
+            /* Bytes that were promised are gone: better no stream than a wrong one. */
+            tcp_reset(s->conn, EIO);
+            s->shrunk = true;
+            err = -EIO;
+        }
+        if (err < 0) {
+            s->error = err;
+            return err;
+        }
+        if (s->fed && (!(s->flags & SF_SYNC) || acknowledged(s)))
+            return 1;
+        int64_t now = now_ns();
+
+        if (now >= deadline)
+            return 0;
+        if (moved == 0) {
+            err = wait_for_news(s, deadline - now);
+            if (err == -EINTR)
+                return -EINTR;
+        }
+    }
+}
+
+void
+sendfile_end(struct sendfile *s)
+{
+    m_freem(s->header);
+    m_freem(s->chunk);
+    m_freem(s->trailer);
+    s->header = s->chunk = s->trailer = NULL;
+    if (s->object) {
+        if (s->flags & SF_NOCACHE)
+            posix_fadvise(vm_object_fd(s->object), s->start, s->offset - s->start,
+                          POSIX_FADV_DONTNEED);
+        vm_object_close(s->object);
+    }
+    s->object = NULL;
+    if (s->direct)
+        direct_close(s->direct);
+    s->direct = NULL;
+}
