@@ -1,0 +1,5 @@
+# Its contents are declared in native/binding/cdef.h.
+from typing import Any
+
+ffi: Any
+lib: Any

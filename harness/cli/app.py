@@ -1,0 +1,75 @@
+"""The command line: what all commands share."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from harness import __version__
+from harness.cli.failure import FAILED, INTERRUPTED, USAGE, Terminated, complain, on_sigterm
+from harness.cli.inspect import inspect
+from harness.cli.listen import listen
+from harness.cli.options import Debug
+from harness.cli.send import send
+from harness.cli.trial import trial
+
+app = typer.Typer(
+    help="A NIC driver's buffer machinery as an ordinary Linux program.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(trial)
+app.command()(send)
+app.command()(listen)
+app.command()(inspect)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say it and end."),
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line of `harness` and return the exit code."""
+    return run_app(app, "harness", args)
+
+
+def run_app(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
+    """Run a command line and return the exit code; what goes wrong is one line."""
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        code = app(args=args, prog_name=name, standalone_mode=False)
+    except typer.TyperException as e:
+        where = getattr(getattr(e, "ctx", None), "command_path", name)
+        if e.format_message():
+            complain(f"{e.format_message()} (see {where} --help)")
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        sys.stdout = None
+        return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return code if isinstance(code, int) else 0

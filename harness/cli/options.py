@@ -1,0 +1,114 @@
+"""Options and arguments that several commands take, and how their text is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_debug = False
+
+
+def _remember_debug(wanted: bool) -> bool:
+    global _debug
+    _debug = _debug or wanted
+    return wanted
+
+
+def debug_wanted() -> bool:
+    """Whether --debug was given, before or after the command."""
+    return _debug
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks.", show_default=False),
+]
+
+#: What Linux allows for a TAP; the kernel's own limits are looked at again when it is made.
+Mtu = Annotated[
+    int, typer.Option("--mtu", min=68, max=65521, metavar="BYTES", help="MTU of the wire.")
+]
+
+Stall = Annotated[
+    float,
+    typer.Option(
+        "--stall",
+        min=0.1,
+        max=86400,
+        metavar="SECONDS",
+        help="Give up after so long without progress: a peer that never reads.",
+    ),
+]
+
+JsonPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        readable=False,
+        metavar="PATH",
+        help="Write the result as JSON; - for standard output, where nothing else is printed then.",
+        show_default=False,
+    ),
+]
+
+MadeSize = Annotated[
+    str,
+    typer.Option(
+        "--size",
+        metavar="SIZE",
+        callback=lambda text: checked(size)(text),
+        help="Of the file that is made when none is named: 64M, 1G.",
+    ),
+]
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def checked(read: Callable[[str], object]) -> Callable[[str], str]:
+    """Make a callback that lets a text through if it can be read; None, not given, passes."""
+
+    def check(text: str) -> str:
+        if text is not None:
+            read(text)
+        return text
+
+    return check
+
+
+def size(text: str) -> int:
+    """Read a size: "1G", "64KiB", "4097"; units are powers of 1024."""
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size; 4097, 64K, 1GiB are")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Read HOST:PORT."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT, with a port of 1 to 65535")
+    return host, int(port)
+
+
+def interface(text: str) -> str:
+    """Read ADDRESS/LENGTH, IPv4."""
+    try:
+        if "/" not in text:
+            raise ValueError("it has no prefix length")
+        return str(ipaddress.IPv4Interface(text))
+    except ValueError as e:
+        raise typer.BadParameter(f"{text!r} is not ADDRESS/LENGTH: {e}") from None
+
+
+def address(text: str) -> str:
+    """Read an IPv4 address."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not an IPv4 address") from None

@@ -1,0 +1,274 @@
+"""The control socket: what a running process's arenas hold, asked from outside.
+
+Served by Arena(control=True), or by every arena of a process with NIC_HARNESS_CONTROL=1 in its
+environment: one small thread, which sleeps until somebody asks. Only processes of the same user are
+answered (SO_PEERCRED).
+
+The socket has a name in the file system, not an abstract one, for those belong to a network
+namespace and the asker is often in another. It is looked for under the process's own root
+(/proc/PID/root) and by the PID that it has in its own PID namespace.
+
+One line of JSON is asked, {"page": 12} or {}, and one is answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import _site
+from harness.errors import ArgumentError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.arena import Arena, Misuse
+
+__all__ = ["ControlError", "ask", "processes"]
+
+_TIMEOUT_S = 5.0
+_MAX_QUESTION = 4096
+_MEMFD = "memfd:nic-harness"
+
+
+class ControlError(HarnessError):
+    """A process could not be asked about its arenas."""
+
+
+# ---- the side that answers ----
+
+
+def wanted() -> bool:
+    """Whether the environment asks for a control socket (NIC_HARNESS_CONTROL)."""
+    return os.environ.get("NIC_HARNESS_CONTROL", "") not in ("", "0")
+
+
+def _own_folder() -> Path:
+    """Make the folder for this user's sockets, which nobody else may enter."""
+    problem = ""
+    uid = os.geteuid()
+    for folder in (Path(f"/run/user/{uid}/nic-harness"), Path(f"/tmp/nic-harness-{uid}")):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            st = folder.lstat()
+        except OSError as e:
+            problem = str(e)  # not the error: its traceback would keep the arena
+            continue
+        if st.st_uid == uid and st.st_mode & 0o170077 == 0o040000:
+            return folder
+    raise ControlError(
+        "make", "control socket", f"no folder for it: {problem or 'they are not ours alone'}"
+    )
+
+
+class _Server:
+    """The socket and its thread; one for a process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.path = _own_folder() / f"{self.pid}.sock"
+        self.path.unlink(missing_ok=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.socket.bind(os.fspath(self.path))
+        self.socket.listen(8)
+        self.thread = threading.Thread(target=self.serve, name="harness-control", daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self.socket.accept()
+            except OSError:
+                return  # closed
+            # A peer that goes away, or asks nonsense, is its own trouble.
+            with peer, contextlib.suppress(OSError, ValueError):
+                peer.settimeout(_TIMEOUT_S)
+                if _credentials(peer)[1] == os.geteuid():
+                    self.answer(peer)
+
+    def answer(self, peer: socket.socket) -> None:
+        with peer.makefile("rb") as lines:
+            question = json.loads(lines.readline(_MAX_QUESTION) or "null")
+        try:
+            found: dict[str, Any] = _answer(question if isinstance(question, dict) else {})
+        except HarnessError as e:
+            found = {"error": str(e)}
+        except (
+            Exception
+        ) as e:  # a defect of ours: the asker hears of it, and the next one is served
+            found = {"error": repr(e)}
+        peer.sendall(json.dumps(found).encode() + b"\n")
+
+    def close(self) -> None:
+        if os.getpid() != self.pid:  # a forked child: the name and the thread are its parent's
+            self.socket.close()
+            return
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # ends accept()
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
+        self.socket.close()
+
+
+#: Entered again when the garbage collector finds an arena meanwhile.
+_lock = threading.RLock()
+_users: set[int] = set()
+_server: _Server | None = None
+
+
+def enter(arena_id: int) -> None:
+    """Serve as long as this arena is open; see leave()."""
+    global _server
+    with _lock:
+        if _server is None or _server.pid != os.getpid():
+            _server = _Server()
+        _users.add(arena_id)
+
+
+def leave(arena_id: int) -> None:
+    """Stop serving with the last arena that asked for it."""
+    global _server
+    with _lock:
+        _users.discard(arena_id)
+        if _users or _server is None:
+            return
+        server, _server = _server, None
+    server.close()
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    from harness import __version__
+    from harness.arena import open_arenas
+
+    arenas = []
+    for arena in open_arenas():
+        with contextlib.suppress(HarnessError):  # closed meanwhile
+            arenas.append(_describe(arena, question.get("page")))
+    return {"pid": os.getpid(), "version": __version__, "arenas": arenas}
+
+
+def _describe(arena: Arena, page: object) -> dict[str, Any]:
+    from harness._stats import stats
+    from harness.vm_page import page_info
+
+    found = stats(arena)
+    answer = dataclasses.asdict(found)
+    answer["reports"] = [_with_names(m) for m in found.reports]
+    if page is not None:
+        if not isinstance(page, int):
+            raise ArgumentError("look at", f"page {page!r}", "it is no number")
+        try:
+            answer["page"] = dataclasses.asdict(page_info(page, arena=arena))
+        except ArgumentError as e:
+            answer["page"] = {"error": str(e)}
+    return answer
+
+
+def _with_names(m: Misuse) -> dict[str, Any]:
+    """Make a report of use to another process: sites by name."""
+    found = dataclasses.asdict(m)
+    for key in ("site", "alloc_site", "free_site"):
+        found[key] = _site.name(found[key])
+    return found
+
+
+def _credentials(peer: socket.socket) -> tuple[int, int]:
+    """PID and UID of the other side."""
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", raw)
+    return pid, uid
+
+
+# ---- the side that asks ----
+
+
+def processes() -> list[int]:
+    """List the processes that have an arena, as far as this user may see: by their memfds."""
+    pids = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+    return sorted(pid for pid in pids if _has_arena(pid))
+
+
+def _has_arena(pid: int) -> bool:
+    try:
+        fds = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            if _MEMFD in str(fd.readlink()):
+                return True
+    return False
+
+
+def _candidates(pid: int) -> list[str]:
+    """Names that the socket of a process may have, as this process sees them."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        raise ControlError("ask", f"process {pid}", "there is no such process") from None
+    # The last number is the one in the process's own PID namespace.
+    inner = [line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")]
+    name = f"{inner[0] if inner else pid}.sock"
+    root = Path(f"/proc/{pid}/root")
+    run, tmp = root / "run/user", root / "tmp"
+    folders = [run / uid / "nic-harness" for uid in _names(run)]
+    folders += [tmp / found for found in _names(tmp) if found.startswith("nic-harness-")]
+    return [f"{folder}/{name}" for folder in folders]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+
+
+def ask(pid: int, page: int | None = None) -> dict[str, Any]:
+    """Ask a process what its arenas hold.
+
+    Args:
+        pid: of a process of the same user.
+        page: number of an arena page to be told about too.
+
+    Returns: {"pid", "version", "arenas": [...]}, each arena as harness.stats() has it, with sites
+    by name and perhaps the key "page".
+
+    Raises:
+        ControlError: no such process, no control socket, or no answer.
+    """
+    question = json.dumps({} if page is None else {"page": page}).encode() + b"\n"
+    for path in _candidates(pid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(_TIMEOUT_S)
+            try:
+                peer.connect(path)
+                owner, _ = _credentials(peer)
+                if owner not in (pid, 0):  # a leftover name that another process bound
+                    continue
+                peer.sendall(question)
+                with peer.makefile("rb") as lines:
+                    line = lines.readline()
+            except OSError:
+                continue
+        if line:
+            found: dict[str, Any] = json.loads(line)
+            if "error" in found:
+                raise ControlError("ask", f"process {pid}", found["error"])
+            return found
+    problem = (
+        "its arena has no control socket, or is another user's"
+        if _has_arena(pid)
+        else "it has no arena, or is another user's"
+    )
+    raise ControlError(
+        "ask",
+        f"process {pid}",
+        problem,
+        "start it with NIC_HARNESS_CONTROL=1 or use Arena(control=True)",
+    )

@@ -1,0 +1,157 @@
+"""lwbuf(9): light handles on mappings, by the kernel's names: not cached, not counted.
+
+from harness.lwbuf import lwbuf_alloc
+
+with lwbuf_alloc(page) as lwb:
+    print(bytes(lwb.view()[:16]))
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from harness import _misuse
+from harness._native import ffi, lib
+from harness.arena import Arena, current
+from harness.errors import BusyError, ResourceError
+from harness.vm_page import PAGE_SIZE, Page, Views, gone
+
+__all__ = [
+    "Lwbuf",
+    "lwbuf_alloc",
+    "lwbuf_count",
+    "lwbuf_free",
+    "lwbuf_kva",
+    "lwbuf_kva_bytes",
+    "lwbuf_page",
+    "lwbuf_reserve",
+    "lwbuf_set_global",
+]
+
+
+class Lwbuf:
+    """A handle on a mapping; use as a context manager: leaving it frees it.
+
+    Attributes:
+        page: the page it maps.
+    """
+
+    __slots__ = ("__weakref__", "_lwb", "_machine", "_own", "_views", "page")
+
+    def __init__(self, lwb: Any, own: Any, page: Page) -> None:
+        self._lwb: Any = lwb
+        self._own = own  # the memory of *lwb, where that is the caller's
+        self._machine = page._machine
+        self._views = Views()
+        self.page = page
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._lwb is not None:
+                lwbuf_free(self)
+        except BusyError:
+            if value is None:
+                raise
+
+    def __del__(self) -> None:
+        if getattr(self, "_lwb", None) is not None:
+            lwbuf_free(self)
+
+    def __repr__(self) -> str:
+        state = "freed" if self._lwb is None else f"at {self.kva:#x}"
+        return f"<Lwbuf of {self.page!r} {state}>"
+
+    @property
+    def handle(self) -> Any:
+        """The `struct lwbuf *`, for calls into harness._native."""
+        if self._lwb is None:
+            raise gone(self)
+        return self._lwb
+
+    @property
+    def kva(self) -> int:
+        """Address of the mapping, current on the calling thread."""
+        return int(lib.lwbuf_kva(self.handle))
+
+    def view(self) -> memoryview:
+        """Return the page's bytes where they are mapped; read-only for a page of a file.
+
+        The handle lives as long as its views; it cannot be freed before they are gone.
+        """
+        file = self.page._m.state == lib.VPS_FILE
+        return self._views.make(self.kva, PAGE_SIZE, self, readonly=file)
+
+
+def lwbuf_alloc(page: Page) -> Lwbuf:
+    """Make a handle. With a direct map that cannot fail for an arena's page.
+
+    Raises:
+        ResourceError: out of KVA or mappings, or the file's page cannot be mapped.
+    """
+    own = ffi.new("struct lwbuf *")
+    lwb = lib.lwbuf_alloc(page.handle, own)
+    if lwb == ffi.NULL:
+        raise ResourceError("map", repr(page), "no mapping is to be had", "free lwbufs")
+    return Lwbuf(lwb, own, page)
+
+
+def lwbuf_free(lwb: Lwbuf) -> None:
+    """End a handle, on any thread: the KVA goes back to the pool it came from.
+
+    Raises:
+        BusyError: a view of it is in use.
+        DoubleFreeError: it was freed before.
+    """
+    if lwb._lwb is None:
+        raise _misuse.report(
+            lwb._machine, lib.MISUSE_DOUBLE_FREE, lwb.page._m, 0, "free", f"lwbuf of {lwb.page!r}"
+        )
+    if lwb._views:
+        raise BusyError("free", repr(lwb), f"{len(lwb._views)} views of it are in use", "drop them")
+    handle, lwb._lwb = lwb._lwb, None
+    lib.lwbuf_free(handle)
+
+
+def lwbuf_page(lwb: Lwbuf) -> Page:
+    """Return the page that is mapped."""
+    return lwb.page
+
+
+def lwbuf_kva(lwb: Lwbuf) -> int:
+    """Return the address of the mapping, current on the calling thread."""
+    return lwb.kva
+
+
+def lwbuf_set_global(lwb: Lwbuf) -> None:
+    """Make the mapping current on every thread."""
+    lib.lwbuf_set_global(lwb.handle)
+
+
+def _stats(arena: Arena | None) -> Any:
+    out = ffi.new("struct lwbuf_stats *")
+    lib.lwbuf_get_stats(current(arena).handle.lwbufs, out)
+    return out
+
+
+def lwbuf_count(*, arena: Arena | None = None) -> int:
+    """Count the handles in use; with a direct map none takes anything, and it is 0."""
+    return int(_stats(arena).count)
+
+
+def lwbuf_kva_bytes(*, arena: Arena | None = None) -> int:
+    """Return the KVA in all pools, bytes."""
+    return int(_stats(arena).kva_bytes)
+
+
+def lwbuf_reserve(*, arena: Arena | None = None) -> int:
+    """Count the handles that are free in the pools."""
+    return int(_stats(arena).reserve)

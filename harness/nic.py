@@ -1,0 +1,725 @@
+"""The NIC: frames in and out through its rings."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import math
+import os
+import select
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
+
+from harness._live import track
+from harness._native import ffi, lib
+from harness._rtnl import mac_bytes
+from harness.arena import Arena
+from harness.errors import (
+    ArgumentError,
+    BusyError,
+    ClosedError,
+    DeviceGoneError,
+    FrameError,
+    FrameSizeError,
+    HarnessError,
+    LinkDownError,
+    ResourceError,
+    RingError,
+    RingFullError,
+    UnsupportedError,
+    error_from_errno,
+)
+from harness.frame import NO_OFFLOAD, Chain, Frame, Offload
+from harness.tap import Tap
+
+__all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
+
+#: Anything with a contiguous buffer of bytes.
+Bytes: TypeAlias = bytes | bytearray | memoryview
+Sendable: TypeAlias = Bytes | Chain
+
+_BURST = 64  # frames that one call into C moves at most
+_DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
+
+
+class SupportsClose(Protocol):
+    """What a queue can belong to."""
+
+    def close(self) -> None:
+        """Let go of the queue."""
+        ...
+
+
+class Offloads(enum.Flag):
+    """What each side may leave to the other."""
+
+    NONE = 0
+    CSUM = lib.OFFLOAD_CSUM
+    TSO4 = lib.OFFLOAD_TSO4
+    TSO6 = lib.OFFLOAD_TSO6
+    ECN = lib.OFFLOAD_ECN
+    USO = lib.OFFLOAD_USO
+    ALL = lib.OFFLOAD_ALL
+
+    def __str__(self) -> str:
+        return " ".join(str(o.name).lower() for o in Offloads if o in self) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a NIC really runs on; str() is one line for a person."""
+
+    device: str
+    interface: str
+    mtu: int
+    queues: int
+    rx_ring_size: int
+    tx_ring_size: int
+    offloads: Offloads
+    mac: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device} on {self.interface}, MTU {self.mtu}, "
+            f"{self.queues} queue{'s' * (self.queues > 1)} of {self.rx_ring_size} receive and "
+            f"{self.tx_ring_size} transmit descriptors, offloads: {self.offloads}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NicStats:
+    """Counters of the driver since attach.
+
+    They add up: rx_posted = rx_returned + rx_outstanding; rx_received = rx_delivered + rx_dropped;
+    rx_returned = rx_pages_delivered + rx_recycled; tx_queued = tx_completed + tx_outstanding.
+
+    Attributes:
+        rx_posted: pages put on the receive rings.
+        rx_returned: pages that came back used.
+        rx_received: frames harvested.
+        rx_delivered: frames passed up.
+        rx_pages_delivered: pages of those.
+        rx_recycled: pages of dropped frames, posted again.
+        rx_bytes: bytes of frames passed up.
+        rx_drop_no_page: frames dropped because the pool was dry.
+        rx_drop_no_mbuf: frames dropped for want of an mbuf.
+        rx_drop_short: frames shorter than an Ethernet header.
+        rx_drop_stop: frames harvested while stopping.
+        tx_queued: frames put on the transmit rings.
+        tx_completed: frames whose buffers came back.
+        tx_bytes: bytes of frames put on the rings.
+        tx_busy: times a ring was full.
+        tx_drop_size: frames refused as longer than the MTU allows.
+        tx_linearized: frames of too many pieces, copied into fewer.
+        tx_csum_soft: frames summed in software.
+        tx_fault: frames not summed because a file page was gone.
+        tx_stopped: frames given back unsent by close().
+        rx_outstanding: pages on the receive rings now; constant while attached.
+        tx_outstanding: frames on the transmit rings now.
+    """
+
+    rx_posted: int
+    rx_returned: int
+    rx_received: int
+    rx_delivered: int
+    rx_pages_delivered: int
+    rx_recycled: int
+    rx_bytes: int
+    rx_drop_no_page: int
+    rx_drop_no_mbuf: int
+    rx_drop_short: int
+    rx_drop_stop: int
+    tx_queued: int
+    tx_completed: int
+    tx_bytes: int
+    tx_busy: int
+    tx_drop_size: int
+    tx_linearized: int
+    tx_csum_soft: int
+    tx_fault: int
+    tx_stopped: int
+    rx_outstanding: int
+    tx_outstanding: int
+
+    @property
+    def rx_dropped(self) -> int:
+        """Frames harvested and not passed up, for whatever reason."""
+        return self.rx_drop_no_page + self.rx_drop_no_mbuf + self.rx_drop_short + self.rx_drop_stop
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """Counters of what plays the NIC, since attach.
+
+    Attributes:
+        rx_frames, rx_bytes: taken from the wire.
+        tx_frames, tx_bytes: put on the wire.
+        syscalls: system calls made for that.
+        rx_truncated: frames longer than any buffer, dropped.
+        rx_no_buffer: polls that stopped because no page was posted.
+        tx_refused: frames the other side did not take.
+        tx_fault: frames lost because a file page vanished under them.
+        link_down: times the interface was found down.
+    """
+
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    syscalls: int
+    rx_truncated: int
+    rx_no_buffer: int
+    tx_refused: int
+    tx_fault: int
+    link_down: int
+
+
+class Waiter:
+    """Threads that sleep until a descriptor is readable, and can be woken and sent away."""
+
+    __slots__ = ("_closing", "_idle", "_waiting", "_wake")
+
+    def __init__(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self._idle = threading.Condition()
+        self._waiting = 0
+        self._closing = False
+
+    @property
+    def closing(self) -> bool:
+        """Whether close() was called."""
+        return self._closing
+
+    def wait(self, fd: int | None, seconds: float | None) -> None:
+        """Sleep until `fd` is readable, wake() or close() is called, or the time is over."""
+        with self._idle:
+            if self._closing:
+                return
+            self._waiting += 1
+        try:
+            poll = select.poll()
+            poll.register(self._wake, select.POLLIN)
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+            # Rounded up: a timer is due when the time is over, not a moment before.
+            ready = poll.poll(None if seconds is None else math.ceil(max(0, seconds) * 1000))
+            if any(which == self._wake for which, _ in ready):
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+        finally:
+            with self._idle:
+                self._waiting -= 1
+                self._idle.notify_all()
+
+    def wake(self) -> None:
+        """Wake every thread that sleeps now."""
+        with self._idle:
+            if self._waiting:
+                os.eventfd_write(self._wake, self._waiting)
+
+    def close(self) -> None:
+        """Send every thread away and wait until it is gone; to be called once."""
+        with self._idle:
+            self._closing = True
+            while self._waiting:
+                os.eventfd_write(self._wake, self._waiting)
+                self._idle.wait(0.1)
+        os.close(self._wake)
+
+
+class _Queue:
+    """A queue pair and the lock that makes it belong to one thread at a time."""
+
+    __slots__ = ("frames", "lock", "taken", "tx", "wait_fd")
+
+    def __init__(self, wait_fd: int) -> None:
+        self.lock = threading.Lock()
+        self.wait_fd = wait_fd
+        self.frames = ffi.new("struct frame[]", _BURST)
+        self.tx = ffi.new("struct frame_tx[]", _BURST)
+        self.taken = ffi.new("unsigned *")
+
+
+class Nic:
+    """A NIC of ours on a TAP; use as a context manager.
+
+    Frames may be received and sent from different threads: each call has a queue pair for itself.
+
+    Args:
+        tap: the wire. It must be open for as long as the NIC is.
+        arena: where its pages come from; None: one of its own, which lives until its last frame is
+            gone.
+        device: "auto" or "tap_rw".
+        ring_size: descriptors of each receive ring, a power of two; a frame takes one for every
+            4096 bytes.
+        tx_ring_size: of each transmit ring; None: as `ring_size`.
+        mtu: bytes; None: that of the TAP.
+        offloads: None: all that the device can do. Frames of up to 64 KiB then come in one piece,
+            with sums left to do (`Frame.offload`); Offloads.NONE shows frames as on a wire.
+
+    Raises:
+        ArgumentError: a value is out of range.
+        ResourceError: the arena has not the pages to fill the receive rings.
+        UnsupportedError: the device or offload asked for by name is not to be had.
+        ClosedError: the TAP or the arena is closed.
+    """
+
+    def __init__(
+        self,
+        tap: Tap,
+        arena: Arena | None = None,
+        *,
+        device: str = "auto",
+        ring_size: int = 256,
+        tx_ring_size: int | None = None,
+        mtu: int | None = None,
+        offloads: Offloads | None = None,
+    ) -> None:
+        self._nic: Any = None
+        self._users: dict[int, SupportsClose] = {}  # what a queue belongs to
+        self.tap = tap
+        if tap.closed:
+            raise ClosedError("attach NIC to", repr(tap), "the TAP is closed")
+        if device not in ("auto", "tap_rw"):
+            raise UnsupportedError(
+                "attach NIC to", tap.name, f"there is no device {device!r}", "auto or tap_rw"
+            )
+        mtu = tap.mtu if mtu is None else mtu
+        tx_ring_size = ring_size if tx_ring_size is None else tx_ring_size
+        queues = len(tap.fds)
+        for what, value in (("ring_size", ring_size), ("tx_ring_size", tx_ring_size)):
+            if not (0 < value <= 1 << 15 and value & (value - 1) == 0):
+                raise ArgumentError(
+                    "attach NIC to",
+                    tap.name,
+                    f"{what}={value}",
+                    "a power of two up to 32768 is wanted",
+                )
+        if not lib.NIC_MTU_MIN <= mtu <= lib.NIC_MTU_MAX:
+            raise ArgumentError(
+                "attach NIC to",
+                tap.name,
+                f"MTU {mtu} is out of range",
+                f"{lib.NIC_MTU_MIN} to {lib.NIC_MTU_MAX}",
+            )
+        self._owns_arena = arena is None
+        if arena is None:
+            # The rings, and twice as much again for frames that somebody looks at.
+            arena = Arena(max(4096, queues * ring_size * 3))
+        self.arena = arena
+        try:
+            self._attach(queues, ring_size, tx_ring_size, mtu, offloads)
+        except BaseException:
+            self.close()
+            raise
+        track(self)
+
+    def _attach(
+        self, queues: int, rx_size: int, tx_size: int, mtu: int, offloads: Offloads | None
+    ) -> None:
+        wanted = Offloads.ALL if offloads is None else offloads
+        config = ffi.new(
+            "struct nic_config *",
+            {
+                "nqueues": queues,
+                "rx_ring_size": rx_size,
+                "tx_ring_size": tx_size,
+                "mtu": mtu,
+                "offloads": wanted.value,
+                "mac": mac_bytes(self.tap.nic_mac),
+            },
+        )
+        device = ffi.new("struct device **")
+        code = lib.tap_rw_create(self.tap.fds, queues, device)
+        if code:
+            raise error_from_errno(code, "open queues of", self.tap.name)
+        nic = ffi.new("struct nic **")
+        machine = self.arena.handle
+        code = lib.nic_attach(machine.jumbo, machine.mbufs, device[0], config, nic)
+        if code:
+            error = error_from_errno(code, "attach NIC to", self.tap.name)
+            if isinstance(error, ResourceError):
+                error = ResourceError(
+                    "attach NIC to",
+                    self.tap.name,
+                    f"the arena has not {queues * rx_size} pages for the receive rings",
+                    "make the arena larger or the rings smaller",
+                    errno=error.errno,
+                )
+            raise error
+        self._nic = nic[0]
+        info = ffi.new("struct device_info *")
+        lib.nic_describe(self._nic, info)
+        self.attached = Attached(
+            device=ffi.string(info.name).decode(),
+            interface=self.tap.name,
+            mtu=mtu,
+            queues=queues,
+            rx_ring_size=rx_size,
+            tx_ring_size=tx_size,
+            offloads=Offloads(info.offloads),
+            mac=self.tap.nic_mac,
+        )
+        self._queues = [_Queue(info.wait_fd[i]) for i in range(queues)]
+        self._waiter = Waiter()
+        if offloads is not None and wanted & ~self.attached.offloads:
+            missing = wanted & ~self.attached.offloads
+            raise UnsupportedError(
+                "attach NIC to",
+                self.tap.name,
+                f"{self.attached.device} has no {missing} on this kernel",
+                "leave it out of offloads",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return "<Nic closed>" if self.closed else f"<Nic {self.attached}>"
+
+    def __str__(self) -> str:
+        return "closed" if self.closed else str(self.attached)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._nic is None
+
+    @property
+    def mtu(self) -> int:
+        """MTU it was attached with, bytes."""
+        return self.attached.mtu
+
+    @property
+    def mac(self) -> str:
+        """Our MAC address."""
+        return self.attached.mac
+
+    @property
+    def handle(self) -> Any:
+        """The `struct nic *`, for calls into harness._native."""
+        if self._nic is None:
+            raise ClosedError("use", "NIC", "it is closed")
+        return self._nic
+
+    def close(self) -> None:
+        """Stop the device and give every page and frame on the rings back; again has no effect.
+
+        Threads that wait in recv() get a ClosedError. Frames that were passed up stay good.
+        """
+        if self._nic is not None:
+            for user in list(self._users.values()):
+                user.close()
+            self._waiter.close()
+            for q in self._queues:
+                q.lock.acquire()
+            try:
+                lib.nic_detach(self._nic)
+                self._nic = None
+            finally:
+                for q in self._queues:
+                    q.lock.release()
+        if self._owns_arena and not self.arena.closed:
+            self.arena._let_go()
+
+    def describe(self) -> Attached:
+        """Say what is really attached: device, offloads, rings."""
+        return self.attached
+
+    # Receive
+
+    def recv(
+        self,
+        max: int = _BURST,  # noqa: A002 - reads best where it is called
+        timeout: float | None = None,
+        *,
+        queue: int = 0,
+    ) -> list[Frame]:
+        """Receive a burst of frames.
+
+        Args:
+            max: frames at most, at least 1.
+            timeout: seconds to wait for the first one; None: for ever; 0: not at all.
+            queue: receive queue.
+
+        Returns: frames, 1 to `max`; none when the time was over. Frames are pages of the pool:
+        release() them soon, or let go of them.
+
+        Raises:
+            LinkDownError: the time was over and the interface is down.
+            DeviceGoneError: the interface was removed.
+            RingError: the other side broke the ring.
+            ClosedError: closed, also from another thread meanwhile.
+        """
+        if max < 1:
+            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        q = self._queue(queue)
+        while True:
+            frames, down = self._harvest(q, queue, max)
+            if frames:
+                return frames
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                if down:
+                    raise LinkDownError("receive from", self.tap.name, "the interface is down")
+                return []
+            if down:
+                left = _DOWN_POLL_S if left is None else min(left, _DOWN_POLL_S)
+            self._waiter.wait(None if down else q.wait_fd, left)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Receive for ever, frame by frame, on queue 0; ends when the NIC is closed."""
+        while not self.closed:
+            try:
+                frames = self.recv()
+            except ClosedError:
+                return
+            # Nothing here keeps a frame that the caller let go of.
+            frames.reverse()
+            while frames:
+                yield frames.pop()
+
+    def fileno(self, queue: int = 0) -> int:
+        """Return a descriptor that is readable when frames wait (for select, asyncio)."""
+        return self._queue(queue).wait_fd
+
+    def _queue(self, queue: int) -> _Queue:
+        if self._nic is None:
+            raise ClosedError("use", "NIC", "it is closed")
+        if not 0 <= queue < len(self._queues):
+            raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
+        if queue in self._users:
+            user = self._users[queue]
+            raise BusyError("use", f"queue {queue}", f"it belongs to {user!r}", "use that instead")
+        return self._queues[queue]
+
+    def _harvest(self, q: _Queue, queue: int, most: int) -> tuple[list[Frame], bool]:
+        """Take what is there: frames, and whether the interface is down."""
+        frames: list[Frame] = []
+        free = self.arena._free_chain
+        with q.lock:
+            while len(frames) < most:
+                if self._nic is None or self._waiter.closing:
+                    raise ClosedError("receive from", self.tap.name, "the NIC was closed")
+                want = min(most - len(frames), _BURST)
+                got = lib.nic_rx_frames(self._nic, queue, q.frames, want)
+                if got < 0:
+                    if frames:  # these first; the next call finds the same error
+                        break
+                    if got == -errno.ENETDOWN:
+                        return frames, True
+                    raise self._queue_error(got, "receive from", queue)
+                frames += [Frame(q.frames[i], free, queue) for i in range(got)]
+                if got < want:
+                    break
+        return frames, False
+
+    # Transmit
+
+    def send(
+        self,
+        frame: Sendable,
+        *,
+        offload: Offload | None = None,
+        timeout: float | None = None,
+        queue: int = 0,
+    ) -> None:
+        """Send one frame; see send_many()."""
+        self.send_many((frame,), offload=offload, timeout=timeout, queue=queue)
+
+    def send_many(
+        self,
+        frames: Iterable[Sendable],
+        *,
+        offload: Offload | None = None,
+        timeout: float | None = None,
+        queue: int = 0,
+    ) -> int:
+        """Send frames in order, in batches.
+
+        Args:
+            frames: each a whole Ethernet frame without FCS. Bytes are copied into pages; a Frame or
+                Chain is sent from where it lies, and may be released as soon as this returns.
+            offload: what the other side shall do for each of them. None: nothing for bytes; what a
+                Frame came with for a Frame.
+            timeout: seconds to wait for room on the ring; None: for ever.
+            queue: transmit queue.
+
+        Returns: how many were sent: all of them. While the interface is down they wait on the
+        ring, and go out with the first one sent after it came up.
+
+        Raises:
+            FrameSizeError: longer than the MTU allows. As with each of these, the frames before it
+                were sent.
+            FrameError: shorter than an Ethernet header, or offload fields that make no sense.
+            UnsupportedError: a super-frame of a kind that was not negotiated.
+            ResourceError: out of pages or mbufs.
+            RingFullError: no room came in time.
+            FrameReleasedError: the frame was released.
+            ClosedError: the NIC is closed.
+        """
+        q = self._queue(queue)
+        sent = 0
+        batch: list[Sendable] = []
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == _BURST:
+                sent += self._send_batch(q, queue, batch, offload, timeout)
+                batch = []
+        if batch:
+            sent += self._send_batch(q, queue, batch, offload, timeout)
+        return sent
+
+    def _send_batch(
+        self,
+        q: _Queue,
+        queue: int,
+        batch: Sequence[Sendable],
+        offload: Offload | None,
+        timeout: float | None,
+    ) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0
+        done = 0
+        while True:
+            with q.lock:
+                if self._nic is None or self._waiter.closing:
+                    raise ClosedError("send on", self.tap.name, "the NIC was closed")
+                held = [_fill(q.tx[i], frame, offload) for i, frame in enumerate(batch[done:])]
+                code = lib.nic_tx_frames(self._nic, queue, q.tx, len(held), q.taken)
+                del held
+                done += q.taken[0]
+                if code == 0:
+                    return len(batch)
+                if code != -errno.ENOBUFS:
+                    raise self._send_error(code, batch[done], queue)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._ring_full(timeout)
+            # The device takes all it is given unless it is down: nothing to wait for but time.
+            pause = min(pause + 0.001, _DOWN_POLL_S)
+            time.sleep(pause)
+
+    def _ring_full(self, timeout: float | None) -> HarnessError:
+        try:
+            down = not self.tap.link().up
+        except HarnessError:
+            down = False
+        why = "the interface is down" if down else f"the ring was full for {timeout} s"
+        remedy = "bring it up" if down else "wait longer or send less"
+        return RingFullError("send on", self.tap.name, why, remedy)
+
+    def _send_error(self, code: int, frame: Sendable, queue: int) -> HarnessError:
+        size = len(frame) if isinstance(frame, Chain) else memoryview(frame).nbytes
+        what = f"frame of {size} bytes on {self.tap.name}"
+        if code == -errno.EMSGSIZE:
+            return FrameSizeError(
+                "send", what, f"longer than MTU {self.mtu} allows", "raise the MTU", errno=-code
+            )
+        if code == -errno.EINVAL:
+            short = size < 14
+            problem = "shorter than an Ethernet header" if short else "offload fields make no sense"
+            return FrameError("send", what, problem, errno=-code)
+        if code == -errno.ENOMEM:
+            return ResourceError(
+                "send",
+                what,
+                "out of pages or mbufs",
+                "release frames, or a larger arena",
+                errno=-code,
+            )
+        if code == -errno.EOPNOTSUPP:
+            return UnsupportedError(
+                "send", what, "this kind of super-frame was not negotiated", errno=-code
+            )
+        return self._queue_error(code, "send on", queue)
+
+    def _queue_error(self, code: int, operation: str, queue: int) -> HarnessError:
+        if code == -errno.EPROTO:
+            why = ffi.string(lib.vq_error_name(lib.nic_queue_error(self._nic, queue))).decode()
+            return RingError(
+                operation,
+                f"{self.tap.name} queue {queue}",
+                f"the ring is broken: {why}",
+                errno=-code,
+            )
+        if code == -errno.ENODEV:
+            return DeviceGoneError(operation, self.tap.name, "the interface is gone", errno=-code)
+        return error_from_errno(code, operation, self.tap.name)
+
+    # Questions
+
+    def stats(self, queue: int | None = None) -> NicStats:
+        """Counters of the driver: of one queue, or of all together."""
+        nic = self.handle
+        names = NicStats.__slots__
+        total = dict.fromkeys(names, 0)
+        s = ffi.new("struct nic_queue_stats *")
+        for i in self._which(queue):
+            lib.nic_get_stats(nic, i, s)
+            for name in names:
+                total[name] += getattr(s, name)
+        return NicStats(**total)
+
+    def device_stats(self, queue: int | None = None) -> DeviceStats:
+        """Counters of the device: of one queue, or of all together."""
+        info = ffi.new("struct device_info *")
+        lib.nic_describe(self.handle, info)
+        names = DeviceStats.__slots__
+        return DeviceStats(
+            **{n: sum(getattr(info.queue[i], n) for i in self._which(queue)) for n in names}
+        )
+
+    def _which(self, queue: int | None) -> Iterable[int]:
+        if queue is None:
+            return range(len(self._queues))
+        if not 0 <= queue < len(self._queues):
+            raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
+        return (queue,)
+
+    def check(self) -> None:
+        """Check conservation at this moment: each page and frame of the rings is where it belongs.
+
+        Raises:
+            RingError: a page or frame is lost or doubled.
+        """
+        locks = [q.lock for q in self._queues]
+        for lock in locks:
+            lock.acquire()
+        try:
+            code = lib.nic_check(self.handle)
+        finally:
+            for lock in locks:
+                lock.release()
+        if code:
+            raise RingError("check", repr(self), "a page or frame of a ring is lost or doubled")
+
+
+def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
+    """Describe a frame to send; what is returned must live until it is sent."""
+    if isinstance(frame, Chain):
+        tx.m = frame._chain("send")
+        tx.data = ffi.NULL
+        tx.len = len(frame)
+        default = frame.offload if isinstance(frame, Frame) else NO_OFFLOAD
+        (default if offload is None else offload)._put(tx)
+        return frame
+    held = ffi.from_buffer(frame)
+    tx.m = ffi.NULL
+    tx.data = held
+    tx.len = len(held)
+    (NO_OFFLOAD if offload is None else offload)._put(tx)
+    return held

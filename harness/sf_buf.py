@@ -1,0 +1,338 @@
+"""sf_buf(9): mappings of pages, by the kernel's names, and the files that pages come from.
+
+    from harness.sf_buf import VmObject, sf_buf_alloc
+
+    with VmObject(file) as object, object.grab(3) as page, sf_buf_alloc(page) as sf:
+        print(sf.copy(0, 16))
+
+A file's page may vanish when the file shrinks. copy() then raises FileError; an access by view()
+would be a SIGBUS, as with mmap.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from harness import _misuse
+from harness._live import track
+from harness._native import ffi, lib
+from harness.arena import Arena, current
+from harness.errors import (
+    ArgumentError,
+    ClosedError,
+    FileError,
+    HarnessError,
+    ResourceError,
+    SleepInterruptedError,
+    error_from_errno,
+)
+from harness.vm_page import PAGE_SIZE, Page, gone, view
+
+__all__ = [
+    "SFB_CATCH",
+    "SFB_CPUPRIVATE",
+    "SFB_DEFAULT",
+    "SFB_NOWAIT",
+    "FilePage",
+    "SfBuf",
+    "VmObject",
+    "sf_buf_alloc",
+    "sf_buf_free",
+    "sf_buf_kva",
+    "sf_buf_page",
+    "sf_buf_ref",
+]
+
+SFB_DEFAULT: int = lib.SFB_DEFAULT
+#: A signal ends the sleep for a buffer.
+SFB_CATCH: int = lib.SFB_CATCH
+#: Only the calling thread uses the mapping.
+SFB_CPUPRIVATE: int = lib.SFB_CPUPRIVATE
+#: Fail rather than sleep.
+SFB_NOWAIT: int = lib.SFB_NOWAIT
+
+
+class HasFileno(Protocol):
+    """An open file."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        ...
+
+
+class VmObject:
+    """The pages of an open file: regular, memfd or shared memory; use as a context manager.
+
+    Args:
+        file: readable; its descriptor is duplicated, the caller's stays his.
+        arena: whose mappings; None: the current one.
+
+    Raises:
+        ArgumentError: not such a file.
+        FileError: not open, or not readable.
+        ResourceError: out of descriptors (RLIMIT_NOFILE) or memory.
+    """
+
+    def __init__(self, file: int | HasFileno, *, arena: Arena | None = None) -> None:
+        fd = file if isinstance(file, int) else file.fileno()
+        machine = current(arena).handle
+        out = ffi.new("struct vm_object **")
+        code = lib.vm_object_open(machine.sf_map, fd, out)
+        if code:
+            raise error_from_errno(code, "open object of", f"file {fd}")
+        self._machine = machine
+        self._object: Any = out[0]
+        track(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_object", None) is not None:
+            self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._object is None
+
+    @property
+    def handle(self) -> Any:
+        """The `vm_object_t`, for calls into harness._native."""
+        if self._object is None:
+            raise ClosedError("use", "object", "it is closed")
+        return self._object
+
+    def close(self) -> None:
+        """Drop the reference; the file is closed after its last mapping. Again has no effect."""
+        if self._object is not None:
+            lib.vm_object_close(self._object)
+            self._object = None
+
+    def fileno(self) -> int:
+        """Return the object's own descriptor."""
+        return int(lib.vm_object_fd(self.handle))
+
+    @property
+    def size(self) -> int:
+        """Size of the file now, bytes."""
+        size = int(lib.vm_object_size(self.handle))
+        if size < 0:
+            raise error_from_errno(size, "look at", "object")
+        return size
+
+    def grab(self, pindex: int) -> FilePage:
+        """Name a page, wired until it is unwired; nothing is read and nothing mapped.
+
+        Raises:
+            ResourceError: as many extents of 2 MiB as there can be are in use.
+        """
+        if not 0 <= pindex < 1 << 51:
+            raise ArgumentError("grab", f"page {pindex}", "it is out of range")
+        m = lib.vm_object_grab(self.handle, pindex)
+        if m == ffi.NULL:
+            raise ResourceError(
+                "grab", f"page {pindex}", "every extent is in use", "unwire pages, free sf_bufs"
+            )
+        return FilePage(m, self._machine)
+
+
+class FilePage(Page):
+    """A page of a file, wired; use as a context manager: leaving it unwires the page."""
+
+    __slots__ = ("wired",)
+
+    def __init__(self, m: Any, machine: Any) -> None:
+        super().__init__(m, machine)
+        self.wired = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if getattr(self, "wired", False):
+            self.release()
+
+    @property
+    def handle(self) -> Any:
+        """The `vm_page_t`, for calls into harness._native."""
+        if not self.wired:
+            raise gone(self)
+        return self._m
+
+    def release(self) -> None:
+        """Unwire the page; again has no effect. Buffers of it stay good."""
+        if self.wired:
+            self.wired = False
+            lib.vm_page_unwire(self._m)
+
+
+class SfBuf:
+    """One reference to the sf_buf of a page; use as a context manager: leaving it frees it.
+
+    Attributes:
+        page: the page it maps.
+    """
+
+    __slots__ = ("__weakref__", "_machine", "_sf", "page")
+
+    def __init__(self, sf: Any, page: Page) -> None:
+        self._sf: Any = sf
+        self._machine = page._machine
+        self.page = page
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._sf is not None:
+            sf_buf_free(self)
+
+    def __del__(self) -> None:
+        if getattr(self, "_sf", None) is not None:
+            sf_buf_free(self)
+
+    def __repr__(self) -> str:
+        state = "freed" if self._sf is None else f"at {self.kva:#x}"
+        return f"<SfBuf of {self.page!r} {state}>"
+
+    @property
+    def freed(self) -> bool:
+        """Whether this reference was freed."""
+        return self._sf is None
+
+    @property
+    def handle(self) -> Any:
+        """The `struct sf_buf *`, for calls into harness._native."""
+        if self._sf is None:
+            raise gone(self)
+        return self._sf
+
+    @property
+    def kva(self) -> int:
+        """Address of the mapping."""
+        return int(lib.sf_buf_kva(self.handle))
+
+    def view(self) -> memoryview:
+        """Return the page's bytes where they are mapped; read-only for a page of a file.
+
+        The view has a reference of its own: it is good after sf_buf_free().
+        """
+        another = sf_buf_ref(self)
+        file = self.page._m.state == lib.VPS_FILE
+        return view(self.kva, PAGE_SIZE, lambda: None, another, readonly=file)
+
+    def copy(self, offset: int = 0, length: int | None = None) -> bytes:
+        """Copy bytes of the page; the arena's `bytes_copied` counts them.
+
+        Raises:
+            ArgumentError: it would leave the page.
+            FileError: the file shrank, and the page is gone.
+        """
+        length = PAGE_SIZE - offset if length is None else length
+        if not (0 <= offset <= PAGE_SIZE and 0 <= length <= PAGE_SIZE - offset):
+            raise ArgumentError("copy", repr(self), f"{offset}+{length} leaves the page")
+        to = ffi.new("char[]", length)
+        code = lib.guard_copy(to, ffi.cast("void *", self.kva + offset), length)
+        if code:
+            raise FileError("read", repr(self), "the file shrank meanwhile", errno=-code)
+        lib.arena_count_copy(self._machine.arena, length)
+        return bytes(ffi.buffer(to))
+
+
+def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
+    """Map a page: shared with whoever has it mapped, found again soon after its last free.
+
+    Args:
+        page: of the arena or of a file.
+        flags: SFB_*. Without SFB_NOWAIT it sleeps while every buffer is in use. A Python signal
+            handler runs during the sleep; what it raises ends it.
+
+    Raises:
+        ResourceError: SFB_NOWAIT, and every buffer is in use; or out of mappings or memory.
+        SleepInterruptedError: SFB_CATCH, and a signal came.
+        FileError: the page lies behind the end of the file, or reading it failed.
+        QuickBlockingError: this thread holds a quick mapping; nothing was allocated.
+    """
+    m = page.handle
+    seen = _misuse.count()
+    while True:
+        # An uninterruptible sleep would keep Ctrl-C waiting: let signals end it, and go on.
+        wake = 0 if flags & SFB_NOWAIT else SFB_CATCH
+        sf = lib.sf_buf_alloc(m, flags | wake)
+        if sf != ffi.NULL:
+            break
+        error = _error(ffi.errno, page)
+        if not isinstance(error, SleepInterruptedError) or flags & SFB_CATCH:
+            raise error
+    found = SfBuf(sf, page)
+    misused = _misuse.since(seen, "map", repr(page))
+    if misused is not None:
+        sf_buf_free(found)
+        raise misused
+    return found
+
+
+def _error(code: int, page: Page) -> HarnessError:
+    error = error_from_errno(code, "map", repr(page))
+    if isinstance(error, FileError):
+        return FileError("map", repr(page), "it lies behind the end of its file", errno=code)
+    if isinstance(error, SleepInterruptedError):
+        return SleepInterruptedError("map", repr(page), "a signal came", errno=code)
+    return ResourceError(
+        "map", repr(page), error.problem, "free sf_bufs, or give Arena more", errno=code
+    )
+
+
+def sf_buf_free(sf: SfBuf) -> None:
+    """Drop a reference.
+
+    Raises:
+        RefCountError: this one was dropped before.
+    """
+    if sf._sf is None:
+        raise _misuse.report(
+            sf._machine, lib.MISUSE_REFCOUNT, sf.page._m, 0, "free", f"sf_buf of {sf.page!r}"
+        )
+    handle, sf._sf = sf._sf, None
+    seen = _misuse.count()
+    lib.sf_buf_free(handle)
+    _misuse.check(seen, "free", f"sf_buf of {sf.page!r}")
+
+
+def sf_buf_ref(sf: SfBuf) -> SfBuf:
+    """Take another reference, to be freed on its own."""
+    lib.sf_buf_ref(sf.handle)
+    return SfBuf(sf.handle, sf.page)
+
+
+def sf_buf_kva(sf: SfBuf) -> int:
+    """Return the address of the mapping."""
+    return sf.kva
+
+
+def sf_buf_page(sf: SfBuf) -> Page:
+    """Return the page that is mapped."""
+    return sf.page
