@@ -1,0 +1,907 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Frame by frame: what the host answers to a peer that is played by hand, and to a thousand kinds of nonsense. */
+#include <errno.h>
+#include <string.h>
+
+#include "bsd/machine.h"
+#include "check.h"
+#include "inet/inet.h"
+#include "wire.h"
+
+#define US 0x0a000001u
+#define PEER 0x0a000002u
+#define S 1000000000ull
+#define MS 1000000ull
+#define FIN 1
+#define SYN 2
+#define RST 4
+#define PSH 8
+#define ACK 16
+
+static const uint8_t our_mac[6] = {2, 0, 0, 0, 0, 1};
+static const uint8_t peer_mac[6] = {2, 0, 0, 0, 0, 2};
+
+static struct machine *machine;
+static struct wire *wire;
+static struct nic *nic[2];
+static struct inet *inet;
+
+/* The frame that came last, and how many there were since they were counted last. */
+static uint8_t last[70000];
+static size_t last_len;
+
+static void
+set16(uint8_t *p, unsigned v)
+{
+    p[0] = (uint8_t)(v >> 8);
+    p[1] = (uint8_t)v;
+}
+
+static void
+set32(uint8_t *p, uint32_t v)
+{
+    set16(p, v >> 16);
+    set16(p + 2, v);
+}
+
+static unsigned
+get16(const uint8_t *p)
+{
+    return (unsigned)p[0] << 8 | p[1];
+}
+
+static uint32_t
+get32(const uint8_t *p)
+{
+    return (uint32_t)get16(p) << 16 | get16(p + 2);
+}
+
+static unsigned
+sum(const uint8_t *p, size_t len, unsigned from)
+{
+    for (; len > 1; p += 2, len -= 2)
+        from += get16(p);
+    from += len ? (unsigned)*p << 8 : 0;
+    while (from >> 16)
+        from = (from & 0xffff) + (from >> 16);
+    return from;
+}
+
+static void
+setup(uint64_t seed, uint32_t mtu)
+{
+    const struct machine_config mc = {.pages = 2048};
+    const struct wire_config wc = {
+        .seed = seed, .delay = 1000, .offloads = OFFLOAD_ALL, .segment = true};
+    struct device *end[2];
+
+    CHECK_EQ(machine_create(&mc, &machine), 0);
+    wire = wire_create(&wc, end);
+    for (unsigned i = 0; i < 2; i++) {
+        struct nic_config nc = {.nqueues = 1,
+                                .rx_ring_size = 256,
+                                .tx_ring_size = 256,
+                                .mtu = mtu,
+                                .offloads = OFFLOAD_ALL};
+
+        memcpy(nc.mac, i ? peer_mac : our_mac, 6);
+        CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, end[i], &nc, &nic[i]), 0);
+    }
+    struct inet_config ic = {.addr = htonl(US),
+                             .netmask = htonl(0xffffff00),
+                             .gateway = htonl(0x0a0000fe),
+                             .seed = seed,
+                             .clock = wire_clock,
+                             .clock_arg = wire};
+
+    CHECK_EQ(inet_create(nic[0], &ic, &inet), 0);
+}
+
+static void
+teardown(void)
+{
+    inet_destroy(inet);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_EQ(nic_check(nic[i]), 0);
+        CHECK_EQ(nic_detach(nic[i]), 0);
+    }
+    wire_destroy(wire);
+    CHECK_EQ(machine_idle(machine), 0);
+    CHECK_EQ(machine_destroy(machine), 0);
+}
+
+/* answers() - let time pass; frames that the host sent, the newest in `last` */
+static unsigned
+answers(uint64_t ns)
+{
+    uint64_t until = wire_clock(wire) + ns;
+    unsigned n = 0;
+
+    for (;;) {
+        struct mbuf *m;
+        uint64_t next;
+        int64_t t;
+
+        while (inet_poll(inet) > 0)
+            ;
+        while (nic_rx_burst(nic[1], 0, &m, 1) == 1) {
+            last_len = (size_t)m->m_pkthdr.len;
+            CHECK_EQ(m_copydata(m, 0, (int)last_len, (caddr_t)last), 0);
+            m_freem(m);
+            n++;
+        }
+        next = wire_next(wire);
+        t = inet_timeout(inet);
+        if (t >= 0 && wire_clock(wire) + (uint64_t)t < next)
+            next = wire_clock(wire) + (uint64_t)t;
+        if (next > until)
+            break;
+        wire_advance(wire, next);
+    }
+    wire_advance(wire, until);
+    return n;
+}
+
+static unsigned
+send_frame(const void *frame, size_t len)
+{
+    wire_inject(wire, 1, frame, len, NULL);
+    return answers(MS);
+}
+
+static struct inet_stats
+stats(void)
+{
+    struct inet_stats s;
+
+    inet_get_stats(inet, &s);
+    return s;
+}
+
+/* ---- ARP ---- */
+
+static size_t
+arp(uint8_t *f, unsigned op, uint32_t from, uint32_t to, const uint8_t *mac)
+{
+    memset(f, 0, 60);
+    memset(f, 0xff, 6);
+    memcpy(f + 6, mac, 6);
+    set16(f + 12, 0x0806);
+    set16(f + 14, 1);
+    set16(f + 16, 0x0800);
+    f[18] = 6;
+    f[19] = 4;
+    set16(f + 20, op);
+    memcpy(f + 22, mac, 6);
+    set32(f + 28, from);
+    set32(f + 38, to);
+    return 60;
+}
+
+static void
+greet(void)
+{
+    uint8_t f[60];
+
+    CHECK_EQ(send_frame(f, arp(f, 1, PEER, US, peer_mac)), 1);
+}
+
+static void
+test_arp(void)
+{
+    static const uint8_t other_mac[6] = {2, 0, 0, 0, 0, 9};
+    uint8_t f[60];
+    struct tcp_conn *c;
+
+    setup(1, 1500);
+    greet();
+    CHECK_EQ(last_len, 60);
+    CHECK(!memcmp(last, peer_mac, 6) && !memcmp(last + 6, our_mac, 6));
+    CHECK_EQ(get16(last + 20), 2);
+    CHECK(!memcmp(last + 22, our_mac, 6) && !memcmp(last + 32, peer_mac, 6));
+    CHECK_EQ(get32(last + 28), US);
+    CHECK_EQ(get32(last + 38), PEER);
+    /* not ours, cut, of another kind, from a group */
+    CHECK_EQ(send_frame(f, arp(f, 1, PEER, PEER, peer_mac)), 0);
+    arp(f, 1, PEER, US, peer_mac);
+    CHECK_EQ(send_frame(f, 41), 0);
+    f[15] = 6;
+    CHECK_EQ(send_frame(f, 60), 0);
+    arp(f, 1, PEER, US, peer_mac);
+    f[22] = 1;
+    CHECK_EQ(send_frame(f, 60), 0);
+    CHECK_EQ(stats().rx_bad_arp, 3);
+    /* a probe of RFC 5227 is answered */
+    CHECK_EQ(send_frame(f, arp(f, 1, 0, US, peer_mac)), 1);
+    /* learned from the request: no question before the SYN */
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 80, 0, &c), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(get16(last + 12), 0x0800);
+    /* it has moved, and says so unasked */
+    CHECK_EQ(send_frame(f, arp(f, 2, PEER, PEER, other_mac)), 0);
+    CHECK_EQ(answers(1100 * MS), 1); /* the SYN again */
+    CHECK(!memcmp(last, other_mac, 6));
+    tcp_abort(c);
+    /* by the gateway, which is asked for three times */
+    CHECK_EQ(tcp_connect(inet, htonl(0x08080808), 80, 0, &c), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(get16(last + 12), 0x0806);
+    CHECK_EQ(get32(last + 38), 0x0a0000fe);
+    CHECK_EQ(answers(2500 * MS), 2);
+    arp(f, 2, 0x0a0000fe, US, other_mac);
+    CHECK_EQ(send_frame(f, 60), 1);
+    CHECK_EQ(get32(last + 30), 0x08080808);
+    tcp_abort(c);
+    teardown();
+}
+
+/* ---- IP and ICMP ---- */
+
+static size_t
+ip(uint8_t *f, unsigned proto, size_t payload)
+{
+    memset(f, 0, 34);
+    memcpy(f, our_mac, 6);
+    memcpy(f + 6, peer_mac, 6);
+    set16(f + 12, 0x0800);
+    f[14] = 0x45;
+    set16(f + 16, (unsigned)(20 + payload));
+    f[22] = 64;
+    f[23] = (uint8_t)proto;
+    set32(f + 26, PEER);
+    set32(f + 30, US);
+    set16(f + 24, ~sum(f + 14, 20, 0));
+    return 34 + payload;
+}
+
+static size_t
+echo(uint8_t *f, size_t data)
+{
+    uint8_t *icmp = f + 34;
+
+    for (size_t i = 0; i < data; i++)
+        icmp[8 + i] = (uint8_t)(i * 7 + (i >> 8));
+    set32(icmp, 8u << 24);
+    set32(icmp + 4, 0x12340001);
+    set16(icmp + 2, ~sum(icmp, 8 + data, 0));
+    return ip(f, 1, 8 + data);
+}
+
+static void
+test_icmp(void)
+{
+    static const size_t sizes[] = {0, 1, 2, 56, 57, 1472, 4000, 4096, 8972, 65507};
+    static uint8_t f[70000];
+    struct inet_stats st;
+
+    setup(2, 65535);
+    greet();
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        size_t len = echo(f, sizes[i]);
+
+        CHECK_EQ(send_frame(f, len), 1);
+        CHECK_EQ(last_len, len);
+        CHECK(!memcmp(last, peer_mac, 6) && !memcmp(last + 6, our_mac, 6));
+        CHECK_EQ(sum(last + 14, 20, 0), 0xffff);
+        CHECK_EQ(get32(last + 26), US);
+        CHECK_EQ(get32(last + 30), PEER);
+        CHECK_EQ(last[34], 0);
+        CHECK_EQ(sum(last + 34, len - 34, 0), 0xffff);
+        CHECK(!memcmp(last + 38, f + 38, len - 38));
+    }
+    /* padded to the least Ethernet frame; with options, which are not sent back */
+    echo(f, 0);
+    CHECK_EQ(send_frame(f, 60), 1);
+    CHECK_EQ(last_len, 42);
+    echo(f, 100);
+    memmove(f + 38, f + 34, 108);
+    f[14] = 0x46;
+    set32(f + 34, 0x01010100);
+    set16(f + 16, 20 + 4 + 108);
+    set16(f + 24, 0);
+    set16(f + 24, ~sum(f + 14, 24, 0));
+    CHECK_EQ(send_frame(f, 14 + 24 + 108), 1);
+    CHECK_EQ(last_len, 14 + 20 + 108);
+    CHECK_EQ(sum(last + 34, 108, 0), 0xffff);
+    /* one bit wrong: in the data, in the IP header */
+    echo(f, 56);
+    f[60] ^= 4;
+    CHECK_EQ(send_frame(f, 34 + 64), 0);
+    echo(f, 56);
+    f[22] ^= 1;
+    CHECK_EQ(send_frame(f, 34 + 64), 0);
+    CHECK_EQ(stats().rx_bad_csum, 2);
+    /* fragments, other destinations, impossible sources, lengths that lie */
+    for (unsigned i = 0; i < 12; i++) {
+        size_t len = echo(f, 56);
+
+        switch (i) {
+        case 0:
+            set16(f + 20, 0x2000);
+            break;
+        case 1:
+            set16(f + 20, 0x0001);
+            break;
+        case 2:
+            set32(f + 30, 0x0a0000ff);
+            break;
+        case 3:
+            set32(f + 30, 0x0a000005);
+            break;
+        case 4:
+            set32(f + 26, 0x0a0000ff);
+            break;
+        case 5:
+            set32(f + 26, 0xe0000001);
+            break;
+        case 6:
+            set32(f + 26, US);
+            break;
+        case 7:
+            set32(f + 26, 0x7f000001);
+            break;
+        case 8:
+            f[14] = 0x44;
+            break;
+        case 9:
+            f[14] = 0x4f;
+            break;
+        case 10:
+            set16(f + 16, 200);
+            break;
+        case 11:
+            memset(f, 0xff, 6);
+            break; /* to all, though the address is ours */
+        }
+        set16(f + 24, 0);
+        set16(f + 24, ~sum(f + 14, (f[14] & 15) * 4u, 0));
+        CHECK_EQ(send_frame(f, len), 0);
+    }
+    st = stats();
+    CHECK_EQ(st.rx_fragments, 2);
+    CHECK_EQ(st.rx_bad_ip, 8);
+    /* every way to be cut short */
+    for (size_t n = 14; n < 34 + 64; n++) {
+        echo(f, 56);
+        CHECK_EQ(send_frame(f, n), 0);
+    }
+    teardown();
+}
+
+/* ---- TCP ---- */
+
+struct puppet { /* the peer, whose every segment is written here */
+    uint16_t port, our_port;
+    uint32_t seq, ack;
+    bool ts;
+    uint32_t tsval, tsecr;
+    unsigned window;
+};
+
+static struct puppet p;
+static struct tcp_conn *listener, *conn;
+static uint8_t payload[9000];
+
+/* tcp() - a segment of the puppet; frames it is answered with */
+static unsigned
+tcp_options(unsigned flags, uint32_t seq, uint32_t ack, const void *opt, size_t optlen,
+            const void *data, size_t len)
+{
+    static uint8_t f[70000];
+    uint8_t *t = f + 34;
+    size_t hlen = 20 + optlen;
+
+    memset(t, 0, 20);
+    set16(t, p.port);
+    set16(t + 2, p.our_port);
+    set32(t + 4, seq);
+    set32(t + 8, ack);
+    t[12] = (uint8_t)(hlen << 2);
+    t[13] = (uint8_t)flags;
+    set16(t + 14, p.window);
+    memcpy(t + 20, opt, optlen);
+    if (len)
+        memcpy(t + hlen, data, len);
+    ip(f, 6, hlen + len);
+    wire_tcp_sum(f, 34 + hlen + len);
+    return send_frame(f, 34 + hlen + len);
+}
+
+static unsigned
+tcp(unsigned flags, uint32_t seq, uint32_t ack, const void *data, size_t len)
+{
+    uint8_t opt[12] = {1, 1, 8, 10};
+
+    set32(opt + 4, p.tsval);
+    set32(opt + 8, p.tsecr);
+    return tcp_options(flags, seq, ack, opt, p.ts ? 12 : 0, data, len);
+}
+
+static unsigned
+flags(void)
+{
+    return last[47];
+}
+
+static uint32_t
+seq(void)
+{
+    return get32(last + 38);
+}
+
+static uint32_t
+ack(void)
+{
+    return get32(last + 42);
+}
+
+static size_t
+data_len(void)
+{
+    return get16(last + 16) - 20 - (last[46] >> 4) * 4u;
+}
+
+/* option() - a TCP option of the last frame; NULL: it has none such */
+static const uint8_t *
+option(unsigned kind)
+{
+    const uint8_t *o = last + 54, *end = last + 34 + (last[46] >> 4) * 4;
+
+    while (o < end && *o) {
+        if (*o == kind)
+            return o;
+        o += *o == 1 ? 1 : o[1];
+    }
+    return NULL;
+}
+
+static struct tcp_info_s
+info(void)
+{
+    struct tcp_info_s i;
+
+    tcp_get_info(conn, &i);
+    return i;
+}
+
+/* establish() - the puppet connects, with timestamps, SACK and a window scale of 2 or without any */
+static void
+establish(bool options)
+{
+    uint8_t opt[20] = {2, 4, 1000 >> 8, 1000 & 255, 4, 2, 8, 10, 0, 0,
+                       0, 0, 0,         0,          0, 0, 1, 3,  3, 2};
+
+    p = (struct puppet){.port = 1234,
+                        .our_port = 80,
+                        .seq = 0xfffffff0,
+                        .window = 16000,
+                        .tsval = 1000,
+                        .ts = options};
+    set32(opt + 8, p.tsval);
+    CHECK_EQ(tcp_listen(inet, 80, 2, &listener), 0);
+    CHECK_EQ(tcp_options(SYN, p.seq, 0, opt, options ? 20 : 0, NULL, 0), 1);
+    CHECK_EQ(flags(), SYN | ACK);
+    CHECK_EQ(ack(), p.seq + 1);
+    CHECK(option(2) && get16(option(2) + 2) == nic_mtu(nic[0]) - 40);
+    CHECK_EQ(option(3) != NULL, options);
+    CHECK_EQ(option(4) != NULL, options);
+    CHECK_EQ(option(8) != NULL, options);
+    if (options) {
+        CHECK_EQ(get32(option(8) + 6), p.tsval);
+        p.tsecr = get32(option(8) + 2);
+    }
+    p.seq++;
+    p.ack = seq() + 1;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0);
+    conn = tcp_accept(listener);
+    CHECK(conn);
+    tcp_close(listener);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    CHECK_EQ(info().mss, options ? 988 : 536);
+    CHECK_EQ(info().snd_wnd, options ? 64000 : 16000);
+}
+
+static void
+enqueue(size_t len)
+{
+    struct mbuf *m = mb_frombytes(machine->mbufs, machine->jumbo, payload, len);
+
+    CHECK(m);
+    CHECK_EQ(tcp_send(conn, m), 0);
+    CHECK_EQ(tcp_output(conn), 0);
+}
+
+static void
+test_no_connection(void)
+{
+    setup(3, 1500);
+    greet();
+    p = (struct puppet){.port = 1234, .our_port = 80};
+    /* RFC 9293 3.5.2 */
+    CHECK_EQ(tcp(SYN, 1000, 0, NULL, 0), 1);
+    CHECK_EQ(flags(), RST | ACK);
+    CHECK_EQ(seq(), 0);
+    CHECK_EQ(ack(), 1001);
+    CHECK_EQ(tcp(FIN | ACK, 1000, 5000, payload, 10), 1);
+    CHECK_EQ(flags(), RST);
+    CHECK_EQ(seq(), 5000);
+    CHECK_EQ(tcp(FIN, 1000, 0, payload, 10), 1);
+    CHECK_EQ(ack(), 1011);
+    CHECK_EQ(tcp(RST, 1000, 0, NULL, 0), 0);
+    CHECK_EQ(tcp(RST | ACK, 1000, 0, NULL, 0), 0);
+    /* options that lie about their length: not a segment */
+    CHECK_EQ(tcp_options(SYN, 1000, 0, "\x02\x00\x00\x00", 4, NULL, 0), 0);
+    CHECK_EQ(tcp_options(SYN, 1000, 0, "\x01\x01\x01\x02", 4, NULL, 0), 0);
+    CHECK_EQ(tcp_options(SYN, 1000, 0, "\x08\x0a\x00\x00", 4, NULL, 0), 0);
+    CHECK_EQ(stats().rx_bad_tcp, 3);
+    teardown();
+}
+
+/* RFC 5961: what could have been sent blindly changes nothing and is answered with an ACK. */
+static void
+test_blind(void)
+{
+    setup(4, 1500);
+    greet();
+    establish(true);
+    CHECK_EQ(tcp(RST, p.seq + 1, 0, NULL, 0), 1);
+    CHECK_EQ(flags(), ACK);
+    CHECK_EQ(ack(), p.seq);
+    CHECK_EQ(tcp(RST, p.seq - 1, 0, NULL, 0), 0);
+    CHECK_EQ(tcp(RST, p.seq + info().rcv_wnd, 0, NULL, 0), 0);
+    CHECK_EQ(tcp(SYN, p.seq, 0, NULL, 0), 1);
+    CHECK_EQ(flags(), ACK);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack + 1, payload, 10), 1);     /* of what was never sent */
+    CHECK_EQ(tcp(ACK, p.seq, p.ack - 70000, payload, 10), 1); /* older than the window */
+    CHECK_EQ(stats().tx_challenge_ack, 4);
+    CHECK_EQ(tcp(RST, p.seq + 1, 0, NULL, 0), 1);
+    CHECK_EQ(tcp(RST, p.seq + 1, 0, NULL, 0), 0); /* five in a second */
+    CHECK_EQ(info().readable, 0);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    /* PAWS: an old timestamp; none at all */
+    p.tsval = 999;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 10), 1);
+    CHECK_EQ(stats().rx_paws, 1);
+    p.tsval = 1001;
+    p.ts = false;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 10), 0);
+    CHECK_EQ(info().readable, 0);
+    p.ts = true;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 10), 1);
+    CHECK_EQ(get32(option(8) + 6), 1001);
+    CHECK_EQ(info().readable, 10);
+    /* exactly the next number: that is the peer */
+    CHECK_EQ(tcp(RST, p.seq + 10, 0, NULL, 0), 0);
+    CHECK_EQ(info().error, ECONNRESET);
+    CHECK_EQ(info().readable, 10);
+    tcp_close(conn);
+    teardown();
+}
+
+/* What is held out of order is reported, the newest first; duplicates too. */
+static void
+test_sack(void)
+{
+    const uint8_t *o;
+    struct mbuf *m;
+
+    setup(5, 1500);
+    greet();
+    establish(true);
+    CHECK_EQ(tcp(ACK, p.seq + 100, p.ack, payload, 100), 1);
+    o = option(5);
+    CHECK(o && o[1] == 10);
+    CHECK_EQ(ack(), p.seq);
+    CHECK_EQ(get32(o + 2), p.seq + 100);
+    CHECK_EQ(get32(o + 6), p.seq + 200);
+    CHECK_EQ(tcp(ACK, p.seq + 300, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(ACK, p.seq + 500, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(ACK, p.seq + 700, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(ACK, p.seq + 400, p.ack, payload, 50), 1);
+    o = option(5);
+    CHECK(o && o[1] == 26); /* beside timestamps there is room for three */
+    CHECK_EQ(get32(o + 2), p.seq + 300);
+    CHECK_EQ(get32(o + 6), p.seq + 450);
+    CHECK_EQ(get32(o + 10), p.seq + 700);
+    CHECK_EQ(get32(o + 18), p.seq + 500);
+    /* a duplicate, RFC 2883 */
+    CHECK_EQ(tcp(ACK, p.seq + 310, p.ack, payload, 20), 1);
+    o = option(5);
+    CHECK_EQ(get32(o + 2), p.seq + 310);
+    CHECK_EQ(get32(o + 6), p.seq + 330);
+    /* the gaps, with overlaps on both sides */
+    CHECK_EQ(tcp(ACK, p.seq + 440, p.ack, payload, 300), 1);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 350), 1);
+    CHECK_EQ(ack(), p.seq + 800);
+    CHECK(!option(5));
+    CHECK_EQ(info().readable, 800);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 50), 1);
+    CHECK_EQ(get32(option(5) + 6), p.seq + 50);
+    m = tcp_recv(conn, 10000);
+    CHECK_EQ(m_length(m, NULL), 800);
+    m_freem(m);
+    CHECK_EQ(machine->arena->misuse_total, 0);
+    tcp_abort(conn);
+    teardown();
+}
+
+/* Three segments' worth of SACKed bytes make a hole lost; it alone is sent again, and at once. */
+static void
+test_recovery(void)
+{
+    uint8_t opt[24] = {1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5, 10};
+    uint32_t una;
+
+    setup(6, 1500);
+    greet();
+    establish(true);
+    una = p.ack;
+    enqueue(9 * 988);
+    CHECK_EQ(answers(MS), 9); /* super-frames, cut on the wire */
+    set32(opt + 4, p.tsval);
+    set32(opt + 16, una + 988);
+    set32(opt + 20, una + 3 * 988);
+    CHECK_EQ(tcp_options(ACK, p.seq, una, opt, 24, NULL, 0), 0); /* two segments: not yet */
+    set32(opt + 20, una + 4 * 988);
+    CHECK(tcp_options(ACK, p.seq, una, opt, 24, NULL, 0) >= 1);
+    CHECK_EQ(stats().tx_fast_retransmits, 1);
+    CHECK_EQ(stats().tx_payload_retransmitted, 988);
+    CHECK_EQ(tcp(ACK, p.seq, una + 8892, NULL, 0), 0);
+    CHECK_EQ(info().unacked, 0);
+    tcp_abort(conn);
+    teardown();
+}
+
+/* Without SACK: three duplicate acknowledgements, RFC 5681; the timer, RFC 6298. */
+static void
+test_duplicates(void)
+{
+    uint32_t una;
+
+    setup(7, 1500);
+    greet();
+    establish(false);
+    una = p.ack;
+    enqueue(3000);
+    CHECK_EQ(answers(MS), 6);
+    CHECK_EQ(tcp(ACK, p.seq, una, NULL, 0), 0);
+    CHECK_EQ(tcp(ACK, p.seq, una, NULL, 0), 0);
+    CHECK_EQ(tcp(ACK, p.seq, una, NULL, 0), 1);
+    CHECK_EQ(seq(), una);
+    CHECK_EQ(data_len(), 536);
+    /* a partial acknowledgement names the next one lost */
+    CHECK_EQ(tcp(ACK, p.seq, una + 1072, NULL, 0), 1);
+    CHECK_EQ(seq(), una + 1072);
+    CHECK_EQ(tcp(ACK, p.seq, una + 3000, NULL, 0), 0);
+    CHECK_EQ(info().unacked, 0);
+    /* the timer: 200 ms, 400, 800 */
+    una += 3000;
+    enqueue(100);
+    CHECK_EQ(answers(100 * MS), 1);
+    CHECK_EQ(answers(150 * MS), 1);
+    CHECK_EQ(seq(), una);
+    CHECK_EQ(answers(300 * MS), 0);
+    CHECK_EQ(answers(150 * MS), 1);
+    CHECK_EQ(answers(700 * MS), 0);
+    CHECK_EQ(answers(150 * MS), 1);
+    CHECK_EQ(stats().tx_rto, 3);
+    CHECK_EQ(answers(3600 * S) > 5, true);
+    CHECK_EQ(info().error, EHOSTUNREACH); /* nobody answers ARP any more: that is why */
+    CHECK_EQ(info().unacked, 0);
+    tcp_close(conn);
+    teardown();
+}
+
+static void
+test_acknowledging(void)
+{
+    setup(8, 1500);
+    greet();
+    establish(false);
+    /* at once while the connection is young, then the second one or 40 ms */
+    for (unsigned i = 0; i < 16; i++, p.seq += 100)
+        CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 100), 0);
+    CHECK_EQ(answers(30 * MS), 0);
+    CHECK_EQ(answers(10 * MS), 1);
+    CHECK_EQ(ack(), p.seq + 100);
+    p.seq += 100;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 536), 0);
+    CHECK_EQ(tcp(ACK, p.seq + 536, p.ack, payload, 536), 1);
+    p.seq += 1072;
+    /* beyond the window, and a probe of a window that is not shut */
+    CHECK_EQ(tcp(ACK, p.seq + info().rcv_wnd + 1, p.ack, payload, 10), 1);
+    CHECK_EQ(tcp(ACK, p.seq - 1, p.ack, NULL, 0), 1);
+    CHECK_EQ(ack(), p.seq);
+    /* the end, twice */
+    CHECK_EQ(tcp(FIN | ACK, p.seq, p.ack, NULL, 0), 1);
+    CHECK_EQ(ack(), p.seq + 1);
+    CHECK_EQ(info().state, TCPS_CLOSE_WAIT);
+    CHECK_EQ(tcp(FIN | ACK, p.seq, p.ack, NULL, 0), 1);
+    CHECK(!tcp_eof(conn)); /* there is something to read */
+    m_freem(tcp_recv(conn, 1 << 20));
+    CHECK(tcp_eof(conn));
+    tcp_close(conn);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(flags(), FIN | ACK);
+    CHECK_EQ(tcp(ACK, p.seq + 1, p.ack + 1, NULL, 0), 0);
+    CHECK_EQ(answers(10 * S), 0);
+    teardown();
+}
+
+/* Data behind a FIN, and a FIN that comes before its data. */
+static void
+test_fin_early(void)
+{
+    setup(9, 1500);
+    greet();
+    establish(true);
+    CHECK_EQ(tcp(FIN | ACK, p.seq + 100, p.ack, payload, 100), 1);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    CHECK_EQ(tcp(ACK, p.seq + 150, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 100), 1);
+    CHECK_EQ(ack(), p.seq + 201);
+    CHECK_EQ(info().state, TCPS_CLOSE_WAIT);
+    CHECK_EQ(info().readable, 200);
+    CHECK_EQ(tcp(ACK, p.seq + 201, p.ack, payload, 100), 1);
+    CHECK_EQ(info().readable, 200);
+    tcp_abort(conn);
+    teardown();
+}
+
+static unsigned
+unreachable(unsigned code, unsigned mtu, uint32_t about)
+{
+    uint8_t f[100];
+    uint8_t *icmp = f + 34;
+
+    memset(icmp, 0, 36);
+    icmp[0] = 3;
+    icmp[1] = (uint8_t)code;
+    set16(icmp + 6, mtu);
+    ip(f, 6, 20);
+    memcpy(icmp + 8, f + 14, 20);
+    set32(icmp + 20, US);
+    set32(icmp + 24, PEER);
+    set16(icmp + 28, p.our_port);
+    set16(icmp + 30, p.port);
+    set32(icmp + 32, about);
+    set16(icmp + 2, ~sum(icmp, 36, 0));
+    return send_frame(f, ip(f, 1, 36));
+}
+
+static void
+test_unreachable(void)
+{
+    setup(10, 1500);
+    greet();
+    /* while connecting it is the end, if it is about our SYN */
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 1234, 4321, &conn), 0);
+    CHECK_EQ(answers(MS), 1);
+    p = (struct puppet){.port = 1234, .our_port = 4321};
+    unreachable(3, 0, seq() + 10);
+    CHECK_EQ(info().state, TCPS_SYN_SENT);
+    unreachable(3, 0, seq());
+    CHECK_EQ(info().error, ECONNREFUSED);
+    tcp_close(conn);
+    /* later it is not */
+    establish(true);
+    enqueue(2000);
+    CHECK_EQ(answers(MS), 3);
+    unreachable(1, 0, p.ack);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    /* a path with a smaller MTU, but no ridiculous one */
+    unreachable(4, 100, p.ack);
+    CHECK_EQ(info().mss, 988);
+    CHECK(unreachable(4, 800, p.ack) >= 1);
+    CHECK_EQ(info().mss, 748);
+    CHECK(data_len() <= 748);
+    tcp_abort(conn);
+    teardown();
+}
+
+/* ---- nonsense ---- */
+
+/*
+ * A conversation whose frames are changed by a seed before they arrive, with sums that are right or that the
+ * device vouches for. Whatever happens, no byte outside is touched, and everything comes back.
+ */
+static void
+test_nonsense(uint64_t seed)
+{
+    static uint8_t f[70000];
+    uint64_t rng = seed;
+
+    setup(seed, 9000);
+    greet();
+    for (unsigned round = 0; round < 40; round++) {
+        establish(wire_random(&rng) & 1);
+        enqueue(1 + wire_random(&rng) % 3000);
+        for (unsigned i = 0; i < 60; i++) {
+            uint8_t opt[40];
+            size_t optlen = wire_random(&rng) % 11 * 4, len = 0, dlen = wire_random(&rng) % 2000;
+            uint8_t *t = f + 34;
+            struct net_hdr h = {.flags = NET_HDR_F_DATA_VALID, .num_buffers = 1};
+            struct mbuf *m;
+
+            for (size_t k = 0; k < optlen; k++)
+                opt[k] =
+                    (uint8_t)(wire_random(&rng) % 3 ? wire_random(&rng) % 12 : wire_random(&rng));
+            if (p.ts && wire_random(&rng) % 4) {
+                memcpy(opt, "\x01\x01\x08\x0a", 4);
+                optlen = optlen < 12 ? 12 : optlen;
+                set32(opt + 4, p.tsval);
+                set32(opt + 8, p.tsecr);
+                if (optlen >= 24 && wire_random(&rng) % 2) {
+                    memcpy(opt + 12, "\x01\x01\x05", 3);
+                    opt[15] = (uint8_t)(2 + (optlen - 16) / 8 * 8);
+                    for (size_t k = 16; k + 4 <= optlen; k += 4)
+                        set32(opt + k, p.ack + (uint32_t)(wire_random(&rng) % 6000));
+                }
+            }
+            memset(t, 0, 20);
+            set16(t, p.port);
+            set16(t + 2, p.our_port);
+            set32(t + 4, p.seq + (uint32_t)(wire_random(&rng) % 6000) - 1000);
+            set32(t + 8, p.ack + (uint32_t)(wire_random(&rng) % 4000) - 100);
+            t[12] = (uint8_t)((20 + optlen) << 2);
+            t[13] = (uint8_t)(wire_random(&rng) % 8 ? ACK : wire_random(&rng));
+            if (wire_random(&rng) % 8)
+                t[13] &= (uint8_t)~(RST | SYN);
+            set16(t + 14, (unsigned)wire_random(&rng) % 65536);
+            memcpy(t + 20, opt, optlen);
+            len = ip(f, 6, 20 + optlen + dlen);
+            for (unsigned k = (unsigned)(wire_random(&rng) % 4); k > 1; k--) {
+                size_t at = 14 + wire_random(&rng) % (40 + optlen);
+
+                f[at] = (uint8_t)wire_random(&rng);
+            }
+            if (wire_random(&rng) % 4)
+                set16(f + 24, 0), set16(f + 24, ~sum(f + 14, (f[14] & 15) * 4u, 0));
+            if (wire_random(&rng) % 10 == 0)
+                len = 14 + wire_random(&rng) % (len - 14);
+            wire_inject(wire, 1, f, len, &h);
+            answers(wire_random(&rng) % 100 ? 10000 : 3 * S);
+            if (wire_random(&rng) % 3 == 0) {
+                m = tcp_recv(conn, 1 + (uint32_t)(wire_random(&rng) % 3000));
+                CHECK_EQ(mb_check(m), 0);
+                m_freem(m);
+            }
+            if (wire_random(&rng) % 20 == 0 && tcp_send_room(conn) > 2000)
+                enqueue(1 + wire_random(&rng) % 2000);
+            if (wire_random(&rng) % 50 == 0)
+                tcp_shutdown(conn);
+        }
+        if (wire_random(&rng) & 1)
+            tcp_close(conn);
+        else
+            tcp_abort(conn);
+        answers(wire_random(&rng) & 1 ? S : 1000 * S);
+        CHECK_EQ(nic_check(nic[0]), 0);
+        /* whatever is left of it is of another port */
+        teardown();
+        setup(seed + round + 1, 9000);
+        greet();
+    }
+    teardown();
+}
+
+int
+main(void)
+{
+    for (size_t i = 0; i < sizeof(payload); i++)
+        payload[i] = (uint8_t)(i * 13 + (i >> 7));
+    test_arp();
+    test_icmp();
+    test_no_connection();
+    test_blind();
+    test_sack();
+    test_recovery();
+    test_duplicates();
+    test_acknowledging();
+    test_fin_early();
+    test_unreachable();
+    for (uint64_t seed = 1; seed <= (getenv("SEEDS") ? (unsigned)atoi(getenv("SEEDS")) : 5); seed++)
+        test_nonsense(seed * 1000);
+    return 0;
+}

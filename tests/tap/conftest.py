@@ -1,0 +1,60 @@
+"""Tests that need a TAP: root, or a user namespace and an accessible /dev/net/tun."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from harness import Arena, Nic, Tap
+from harness.errors import HarnessError
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_tap_can_be_made() -> None:
+    try:
+        with Tap():
+            pass
+    except HarnessError as e:
+        pytest.skip(str(e))
+
+
+class Wire:
+    """A TAP with a NIC on it, and a packet socket on the kernel's side."""
+
+    def __init__(self, stack: ExitStack, tap: Tap, nic: Nic) -> None:
+        self.tap = tap
+        self.nic = nic
+        self.kernel = stack.enter_context(tap.packet_socket())
+        self.kernel.settimeout(5)
+
+    def kernel_recv(self) -> bytes:
+        """Next frame that reached the kernel from the NIC."""
+        while True:
+            data, (_, _, kind, *_) = self.kernel.recvfrom(1 << 17)
+            if kind != 4:  # PACKET_OUTGOING
+                return data
+
+
+@pytest.fixture
+def wire() -> Iterator:
+    """Make wires, by make(mtu=..., pages=..., **nic); their arenas have nothing out at the end."""
+    with ExitStack() as stack:
+
+        def make(*, mtu: int = 1500, pages: int = 2048, ipv6: bool = False, **options) -> Wire:
+            tap = stack.enter_context(Tap(mtu=mtu, ipv6=ipv6))
+            arena = stack.enter_context(Arena(pages))
+            nic = stack.enter_context(Nic(tap, arena, **options))
+            return Wire(stack, tap, nic)
+
+        yield make
+
+
+def frame_of(size: int, kind: int = 0x88B5) -> bytes:  # local experiments
+    """Make a frame of a stated length from the kernel to the NIC."""
+    payload = bytes((i * 31 + i // 251) & 255 for i in range(size - 14))
+    return bytes.fromhex("020000000002 020000000001") + kind.to_bytes(2, "big") + payload
+
+
+@pytest.fixture(name="frame_of")
+def _frame_of():
+    return frame_of

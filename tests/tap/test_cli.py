@@ -1,0 +1,369 @@
+"""The command: what it prints, how it fails, and that nothing of it stays."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness.netns import Namespace
+from harness.tap import Tap
+from harness.trial.peer import Receiver
+
+HARNESS = [sys.executable, "-m", "harness.cli"]
+TUNSETPERSIST = 0x400454CB
+
+#: A peer that accepts and then does as told; the port follows.
+PEER = """
+import socket, struct, sys, time
+server = socket.create_server(("", int(sys.argv[1])))
+sock, _ = server.accept()
+{what}
+"""
+NEVER_READS = "time.sleep(600)"
+RESETS = """
+sock.recv(1 << 16)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+sock.close()
+"""
+
+
+def run(*args, **options):
+    return subprocess.run(
+        [*HARNESS, *map(str, args)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def fails(code, line, *args, **options):
+    """Run a command that has to end with an exit code and one line on standard error."""
+    done = run(*args, **options)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("harness: ")
+    assert line in done.stderr
+    assert done.returncode == code
+    return done
+
+
+def peer(what):
+    return "--peer", shlex.join([sys.executable, "-I", "-S", "-c", PEER.format(what=what), "5001"])
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(os.urandom(300_001))
+    return path
+
+
+@pytest.fixture
+def large(tmp_path):
+    """More than any buffer holds; a hole, so that it costs nothing."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(256 << 20)
+    return path
+
+
+# What it prints
+
+
+def test_trial_as_json(small):
+    done = run("trial", small, "--json", "-", "--runs", 2)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert list(data) == ["attached", "runs"]
+    assert data["attached"]["device"] == "tap_rw"
+    assert [r["strategy"] for r in data["runs"]] == ["sf_buf", "copy", "kernel"] * 2
+    for r in data["runs"]:
+        assert r["bytes"] == 300_001
+        assert r["sha256_ok"] is True
+        assert r["bytes_copied"] == (300_001 if r["strategy"] == "copy" else 0)
+        assert r["gbit_per_s"] == pytest.approx(r["bytes"] * 8e-9 / r["seconds"])
+        assert len(r) == 9
+    assert "attached: tap_rw" in done.stderr
+
+
+def test_trial_as_a_table(small, tmp_path):
+    done = run("trial", small, "--json", tmp_path / "out.json", "--mtu", 9000)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for text in ("attached: tap_rw, offloads: csum", "MTU 9000, 1 queue", "median of 3", "300001"):
+        assert text in done.stdout
+    assert done.stdout.count(" equal") == 3
+    assert json.loads((tmp_path / "out.json").read_text())["attached"]["mtu"] == 9000
+
+
+def test_trial_makes_its_file_and_leaves_nothing(tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    done = run("trial", "--size", "1M", "--runs", 1, "--strategies", "sf_buf", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "1 MiB of random bytes" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("offloads", ["--offloads", "--no-offloads"])
+@pytest.mark.parametrize("strategy", ["sf_buf", "copy"])
+def test_send_to_our_receiver(small, strategy, offloads):
+    how = ["--strategy", strategy, offloads, "--json", "-"]
+    done = run("send", small, "198.18.0.1:5001", *how)
+    assert done.returncode == 0, done.stderr
+    (sent,) = json.loads(done.stdout)["runs"]
+    assert (sent["strategy"], sent["bytes"], sent["sha256_ok"]) == (strategy, 300_001, True)
+
+
+def test_send_to_a_program_of_the_users(small, tmp_path):
+    out = tmp_path / "out"
+    what = f"""
+with open({str(out)!r}, "wb") as out:
+    while data := sock.recv(1 << 16):
+        out.write(data)
+"""
+    done = run("send", small, "198.18.0.1:5001", *peer(what))
+    assert done.returncode == 0, done.stderr
+    assert "ended with exit code 0" in done.stdout
+    assert out.read_bytes() == small.read_bytes()
+
+
+def test_send_into_a_namespace_that_is_there(small):
+    with Namespace() as namespace:
+        with namespace.socket() as server, namespace.popen(["sleep", "600"]) as process:
+            server.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND: the address comes later
+            server.bind(("198.18.7.1", 5001))
+            server.listen()
+            sender = subprocess.Popen(
+                [
+                    *(*HARNESS, "send", small, "198.18.7.1:5001", "--netns", str(process.pid)),
+                    *("--kernel", "198.18.7.1/24", "--address", "198.18.7.2/24"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            server.settimeout(30)
+            with server.accept()[0] as sock:
+                sha256 = hashlib.sha256()
+                while data := sock.recv(1 << 16):
+                    sha256.update(data)
+            out, _ = sender.communicate(timeout=30)
+            assert sender.returncode == 0, out
+            assert "not checked" in out.decode()
+        assert sha256.hexdigest() == hashlib.sha256(small.read_bytes()).hexdigest()
+        assert "harness0" not in namespace.read("/proc/net/dev")
+
+
+def test_send_over_a_tap_that_is_there(small):
+    with Namespace() as namespace:
+        with Tap(namespace, name="shared") as tap:
+            fcntl.ioctl(tap.fds[0], TUNSETPERSIST, 1)
+        with Receiver(namespace, "198.18.0.1", 5001, digest=True) as receiver:
+            receiver.ready()
+            done = namespace.run(
+                [*HARNESS, "send", small, "198.18.0.1:5001", "--tap", "shared"],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            got = receiver.result()
+        assert got.sha256 == hashlib.sha256(small.read_bytes()).hexdigest()
+        assert namespace.link("shared").mtu == 1500  # it is not ours to remove
+
+
+def test_listen(small):
+    with subprocess.Popen(
+        [*HARNESS, "listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+    ) as listener:
+        assert listener.stdout is not None
+        port = int(listener.stdout.readline().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(small.read_bytes())
+        out = listener.stdout.read()
+    assert listener.returncode == 0
+    assert "300,001 bytes" in out
+    assert f"sha256 {hashlib.sha256(small.read_bytes()).hexdigest()}" in out
+
+
+def test_help_is_everywhere():
+    for command in ([], ["trial"], ["send"], ["listen"]):
+        done = run(*command, "--help")
+        assert done.returncode == 0
+        assert "Usage: harness" in done.stdout
+    assert run("--version").stdout.startswith("harness ")
+
+
+# Nothing stays
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_in_the_middle(interrupt, number, tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    trial = [*HARNESS, "trial", "--size", "64M", "--runs", "10000", "--no-verify"]
+    done = interrupt(trial, number, until=b"attached: ", env=env)
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+    assert done.returncode == codes[number], done
+    assert done.stderr == (b"harness: interrupted\n" if number == signal.SIGINT else b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("command", [["trial"], ["send", "FILE", "198.18.0.1:5001"]])
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda _: None, "No such file or directory; check the name"),
+        (os.mkdir, "it is a directory; name a file, or make an archive"),
+        (os.mkfifo, "it is a FIFO, and only a regular file can be mapped; copy its contents"),
+    ],
+    ids=["missing", "directory", "FIFO"],
+)
+def test_no_file(tmp_path, command, make, line):
+    path = tmp_path / "it"
+    make(path)
+    args = [path if arg == "FILE" else arg for arg in command]
+    fails(1, line, *args, *([path] if command == ["trial"] else []))
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "empty").touch()
+    done = run("trial", tmp_path / "empty", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert {(r["bytes"], r["sha256_ok"]) for r in json.loads(done.stdout)["runs"]} == {(0, True)}
+
+
+def test_a_file_that_shrinks_after_its_last_byte_was_handed_over(tmp_path):
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(6_000_000)
+    what = f"""
+import os
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+time.sleep(0.5)
+os.truncate({str(path)!r}, 4096)
+try:
+    while sock.recv(1 << 20):
+        pass
+except ConnectionResetError:
+    pass
+"""
+    line = "it shrank from 6000000 to 4096 bytes while it was being sent; "
+    fails(1, line, "send", path, "198.18.0.1:5001", *peer(what))
+
+
+@pytest.mark.parametrize("strategy", ["sf_buf", "copy"])
+def test_a_file_that_shrinks(large, strategy):
+    # The peer reads a little, cuts the file off, and reads on.
+    what = f"""
+import os
+sock.recv(1 << 16)
+os.truncate({str(large)!r}, 1 << 20)
+try:
+    while sock.recv(1 << 20):
+        pass
+except ConnectionResetError:
+    pass
+"""
+    fails(
+        1,
+        f"send {large}: it shrank from {256 << 20} to {1 << 20} bytes while it was being sent; ",
+        *("send", large, "198.18.0.1:5001", "--strategy", strategy, *peer(what)),
+    )
+
+
+def test_nobody_listens(small):
+    fails(
+        1,
+        "198.18.0.1:5001: Connection refused; check the port, and that the receiver is running",
+        *("send", small, "198.18.0.1:5001", "--peer", "true"),
+    )
+
+
+def test_the_peer_resets(large):
+    fails(
+        1,
+        "send to 198.18.0.1:5001: the peer reset the connection before it had everything; see ",
+        *("send", large, "198.18.0.1:5001", *peer(RESETS)),
+    )
+
+
+def test_the_peer_never_reads(large):
+    begin = time.monotonic()
+    fails(
+        1,
+        "send to 198.18.0.1:5001: the peer has taken nothing for 1 s, after ",
+        *("send", large, "198.18.0.1:5001", "--stall", 1, *peer(NEVER_READS)),
+    )
+    assert time.monotonic() - begin < 30
+
+
+def test_a_host_that_is_not_there(small):
+    fails(
+        1,
+        "send to 10.1.2.3:80: a wire of our own leads only to 198.18.0.1; use that as HOST",
+        *("send", small, "10.1.2.3:80"),
+    )
+
+
+def test_a_namespace_or_tap_that_is_not_there(small):
+    to = ("send", small, "198.18.0.1:5001")
+    fails(1, "there is no /run/netns/nobody's; name one", *to, "--netns", "nobody's")
+    fails(1, "attach to TAP nobody: no such interface; make it first:", *to, "--tap", "nobody")
+
+
+@pytest.mark.parametrize("mtu", [0, 67, 65522, 1 << 40])
+def test_an_mtu_out_of_range(small, mtu):
+    fails(2, "'--mtu'", "trial", small, "--mtu", mtu)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["trial", "--strategies", "magic"],
+        ["trial", "--strategies", "copy,copy"],
+        ["trial", "--runs", "0"],
+        ["trial", "--size", "big"],
+        ["send", "FILE"],
+        ["send", "FILE", "198.18.0.1"],
+        ["send", "FILE", "198.18.0.1:99999"],
+        ["send", "FILE", "198.18.0.1:80", "--address", "here"],
+        ["listen", "everywhere"],
+        ["nonsense"],
+        ["--nonsense"],
+    ],
+)
+def test_wrong_usage(args):
+    fails(2, "--help)", *args)
+
+
+def test_no_room_for_the_file(tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    fails(1, "No space left on device", "trial", "--size", "1000000T", env=env)
+
+
+def test_json_that_cannot_be_written(small):
+    fails(1, "write /nowhere/out: No such file", "trial", small, "--json", "/nowhere/out")
+
+
+def test_the_traceback_is_there_on_demand(tmp_path):
+    for args in (["--debug", "trial", tmp_path], ["trial", tmp_path, "--debug"]):
+        done = run(*args)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("harness: send ")
+
+
+def test_the_reader_of_our_output_goes(small):
+    with subprocess.Popen(
+        [*HARNESS, "trial", small], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as trial:
+        assert trial.stdout is not None
+        trial.stdout.close()
+        _, err = trial.communicate()
+    assert trial.returncode == 1
+    assert b"Traceback" not in err

@@ -1,0 +1,636 @@
+"""TCP of our own against the kernel's: streams, files, and peers that misbehave."""
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from harness import Arena, Nic, Offloads, Stack, Strategy, Tap, TcpState
+from harness.errors import (
+    ArgumentError,
+    BusyError,
+    ClosedError,
+    FileError,
+    TcpAbortedError,
+    TcpClosedError,
+    TcpError,
+    TcpRefusedError,
+    TcpResetError,
+    TcpTimeoutError,
+    TcpUnreachableError,
+    WaitTimeoutError,
+)
+
+OURS, KERNELS = "198.18.0.2", "198.18.0.1"
+SIZES = [0, 1, 4096, 4097, (1 << 20) - 1, (2 << 20) + 1]
+
+
+class Host:
+    """Our stack on a wire, and the kernel's side of it."""
+
+    def __init__(self, exits, pool, mtu, arena_pages, nic_options, stack_options):
+        self.tap = exits.enter_context(Tap(mtu=mtu))
+        self.arena = exits.enter_context(Arena(arena_pages))
+        self.nic = exits.enter_context(Nic(self.tap, self.arena, **nic_options))
+        self.stack = exits.enter_context(Stack(self.nic, **stack_options))
+        self._exits = exits
+        self._pool = pool
+
+    def kernel_socket(self):
+        sock = self._exits.enter_context(self.tap.namespace.socket())
+        sock.settimeout(30)
+        self._exits.callback(_wake, sock)
+        return sock
+
+    def kernel_listens(self, **options):
+        sock = self.kernel_socket()
+        for name, value in options.items():
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        sock.bind((KERNELS, 0))
+        sock.listen()
+        return sock, sock.getsockname()[1]
+
+    def background(self, work, *arguments):
+        return self._pool.submit(work, *arguments)
+
+
+def _wake(sock):
+    """End what waits on a socket in another thread; closing would not."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def host():
+    with ThreadPoolExecutor(4) as pool, ExitStack() as exits:
+
+        def make(*, mtu=1500, pages=4096, stack=None, **nic):
+            return Host(exits, pool, mtu, pages, nic, stack or {})
+
+        yield make
+
+
+def receive_all(listener):
+    """Accept one connection and read it to its end: how much, and its digest."""
+    peer, _ = listener.accept()
+    with peer:
+        peer.settimeout(30)
+        digest, total = hashlib.sha256(), 0
+        while data := peer.recv(1 << 20):
+            digest.update(data)
+            total += len(data)
+    return total, digest.hexdigest()
+
+
+def read_to_the_end(peer):
+    got = bytearray()
+    while part := peer.recv(1 << 20):
+        got += part
+    return bytes(got)
+
+
+def stream(size, seed=1):
+    return random.Random(seed).randbytes(size)
+
+
+def digest_of(data):
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    def make(data):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("offloads", [None, Offloads.NONE], ids=["offloads", "plain"])
+@pytest.mark.parametrize("mtu", [1500, 9000, 65520])
+@pytest.mark.parametrize("size", SIZES)
+def test_sendfile(host, file_of, size, mtu, offloads, strategy):
+    h = host(mtu=mtu, offloads=offloads)
+    data = stream(size)
+    path = file_of(data)
+    listener, port = h.kernel_listens()
+    received = h.background(receive_all, listener)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        done = connection.sendfile(path, strategy=strategy)
+        assert (done.sbytes, done.shrunk) == (size, False)
+    assert received.result(30) == digest_of(data)
+    stats = h.arena.stats()
+    copied = size if strategy is Strategy.COPY else 0
+    if offloads is None:
+        assert stats.bytes_copied == copied
+    assert (stats.sfbufs_in_use, stats.sfbufs_wired) == (0, 0)
+    assert stats.pages_in_use == h.nic.attached.rx_ring_size
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes"), [(0, 1), (1, None), (4095, 2), (5000, 100_000), (0, 0), (300_000, None)]
+)
+def test_a_part_of_a_file_between_header_and_trailer(host, file_of, offset, nbytes):
+    h = host()
+    data = stream(300_000)
+    part = data[offset:] if nbytes is None else data[offset : offset + nbytes]
+    listener, port = h.kernel_listens()
+    received = h.background(receive_all, listener)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection, file_of(data).open("rb") as file:
+        file.seek(77)
+        sent = connection.sendfile(
+            file, offset, nbytes, header=b"begin", trailer=memoryview(b"end"), sync=True
+        )
+        assert sent.sbytes == len(part) + 8
+        assert file.tell() == 77
+        assert connection.info().unacked == 0
+    assert received.result(30) == digest_of(b"begin" + part + b"end")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bytes_there_and_back(host, size):
+    """The kernel's side sends back what it gets; both directions at a time."""
+    h = host()
+    listener, port = h.kernel_listens()
+    data = stream(size)
+
+    def echo():
+        peer, _ = listener.accept()
+        with peer:
+            while part := peer.recv(1 << 16):
+                peer.sendall(part)
+
+    echoing = h.background(echo)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+
+        def send():
+            assert connection.send(data, timeout=30) == size
+            connection.shutdown()
+
+        sending = h.background(send)
+        got = bytearray()
+        while part := connection.recv(timeout=30):
+            got += part
+        sending.result(30)
+        assert digest_of(got) == digest_of(data)
+    echoing.result(30)
+
+
+@pytest.mark.parametrize("offloads", [None, Offloads.NONE], ids=["offloads", "plain"])
+@pytest.mark.parametrize("mtu", [1500, 65520])
+def test_the_kernel_connects_and_sends(host, mtu, offloads):
+    h = host(mtu=mtu, offloads=offloads)
+    data = stream(3_000_001)
+    client = h.kernel_socket()
+
+    def send():
+        client.connect((OURS, 80))
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return client.recv(100)
+
+    with h.stack.listen(80) as listener:
+        answer = h.background(send)
+        with listener.accept(timeout=10) as connection:
+            assert connection.peer == client.getsockname()
+            assert connection.local == (OURS, 80)
+            digest, total = hashlib.sha256(), 0
+            while chain := connection.recv_chain(timeout=10):
+                with chain:
+                    total += len(chain)
+                    for segment in chain.segments:
+                        digest.update(segment)
+            assert connection.recv() == b""
+            assert h.arena.bytes_copied == 0
+            connection.send(b"thanks")
+        assert (total, digest.hexdigest()) == digest_of(data)
+        assert answer.result(10) == b"thanks"
+
+
+def test_a_received_chain_is_sent_on_without_a_copy(host):
+    h = host()
+    data = stream(200_000)
+    listener, port = h.kernel_listens()
+    received = h.background(receive_all, listener)
+    client = h.kernel_socket()
+    with h.stack.listen(80) as ours:
+
+        def send():
+            client.connect((OURS, 80))
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        sending = h.background(send)
+        with (
+            ours.accept(timeout=10) as source,
+            h.stack.connect(KERNELS, port, timeout=10) as sink,
+        ):
+            while chain := source.recv_chain(timeout=10):
+                with chain:
+                    sink.send(chain, timeout=10)
+            sending.result(10)
+    assert received.result(10) == digest_of(data)
+    assert h.arena.bytes_copied == 0
+
+
+def test_half_close(host):
+    h = host()
+    listener, port = h.kernel_listens()
+
+    def answer_at_the_end():
+        peer, _ = listener.accept()
+        with peer:
+            got = b""
+            while part := peer.recv(100):
+                got += part
+            peer.sendall(got[::-1])
+
+    answering = h.background(answer_at_the_end)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        connection.send(b"abc")
+        connection.shutdown()
+        with pytest.raises(TcpClosedError):
+            connection.send(b"more")
+        assert connection.recv(timeout=10) == b"cba"
+        assert connection.recv(timeout=10) == b""
+        assert connection.recv(timeout=10) == b""
+    answering.result(10)
+
+
+def test_refused(host):
+    h = host()
+    with pytest.raises(
+        TcpRefusedError, match=rf"connect to {KERNELS}:9: Connection refused; check"
+    ):
+        h.stack.connect(KERNELS, 9, timeout=10)
+
+
+def test_nobody_there(host):
+    h = host()
+    with pytest.raises((TcpUnreachableError, TcpTimeoutError)):
+        h.stack.connect("198.18.0.99", 9, timeout=1)
+    with pytest.raises(TcpUnreachableError):
+        h.stack.connect("192.0.2.1", 9, timeout=1)
+
+
+def test_no_answer_in_time(host):
+    h = host()
+    h.tap.namespace.run(["true"])
+    h.tap.namespace.add_neighbour("tap0", OURS, "02:00:00:00:00:99")  # answers go astray
+    with pytest.raises(TcpTimeoutError, match="connect to"):
+        h.stack.connect(KERNELS, 9, timeout=0.2)
+
+
+def test_bad_values_are_named(host):
+    h = host()
+    for call in (
+        lambda: h.stack.connect("no.address", 1),
+        lambda: h.stack.connect(KERNELS, 0),
+        lambda: h.stack.connect(KERNELS, 65536),
+        lambda: h.stack.connect(KERNELS, 1, local_port=-1),
+        lambda: h.stack.listen(0),
+    ):
+        with pytest.raises(ArgumentError):
+            call()
+    with h.stack.listen(80) as listener:
+        with pytest.raises(TcpError, match=r"listen on 198\.18\.0\.2:80: Address already in use"):
+            h.stack.listen(80)
+        with pytest.raises(WaitTimeoutError):
+            listener.accept(timeout=0.05)
+    with pytest.raises(BusyError, match="belongs to <Stack"):
+        h.nic.recv()
+    with pytest.raises(BusyError):
+        Stack(h.nic)
+
+
+def accept_and(listener, then):
+    peer, _ = listener.accept()
+    then(peer)
+
+
+def reset(peer):
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def test_peer_resets(host, file_of):
+    h = host()
+    path = file_of(stream(20_000_000))
+    for use in (
+        lambda c: c.recv(timeout=10),
+        lambda c: [c.send(bytes(100_000), timeout=10) for _ in range(1000)],
+        lambda c: c.sendfile(path),
+        lambda c: c.sendfile(path, strategy=Strategy.COPY),
+        lambda c: c.close(timeout=10) if c.send(bytes(5_000_000)) else None,
+    ):
+        listener, port = h.kernel_listens()
+
+        def read_a_little_and_reset(peer):
+            peer.settimeout(0.2)
+            with suppress(TimeoutError):
+                peer.recv(10_000)
+            reset(peer)
+
+        resetting = h.background(accept_and, listener, read_a_little_and_reset)
+        connection = h.stack.connect(KERNELS, port, timeout=10)
+        with pytest.raises(
+            TcpResetError, match=f"connection to {KERNELS}:{port}: Connection reset"
+        ):
+            use(connection)
+        if not connection.closed:
+            assert connection.info().error == errno.ECONNRESET
+            connection.close()
+        resetting.result(10)
+    assert h.arena.stats().sfbufs_in_use == 0
+
+
+def test_peer_never_reads(host, file_of):
+    h = host(stack={"sndbuf": 1 << 20})
+    path = file_of(stream(50_000_000))
+    listener, port = h.kernel_listens(SO_RCVBUF=65536)
+    accepted = h.background(listener.accept)
+    connection = h.stack.connect(KERNELS, port, timeout=10)
+    peer, _ = accepted.result(10)
+
+    class EnoughError(Exception):
+        pass
+
+    started = time.monotonic()
+
+    def progress(sbytes):
+        assert sbytes < 50_000_000
+        if time.monotonic() - started > 0.5:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        connection.sendfile(path, progress=progress)
+    with pytest.raises(TcpTimeoutError, match="peer took nothing for"):
+        connection.send(bytes(10_000_000), timeout=0.2)
+    assert h.arena.stats().sfbufs_in_use > 0  # they are the peer's still
+    with pytest.raises(TcpTimeoutError):
+        connection.drain(timeout=0.1)
+    connection.abort()
+    assert h.arena.stats().sfbufs_in_use == 0
+    with peer, pytest.raises(ConnectionResetError):
+        read_to_the_end(peer)
+
+
+def test_peer_reads_late(host, file_of):
+    h = host(stack={"sndbuf": 1 << 20})
+    data = stream(5_000_000)
+    listener, port = h.kernel_listens(SO_RCVBUF=65536)
+
+    def later():
+        time.sleep(0.5)
+        return receive_all(listener)
+
+    received = h.background(later)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        connection.sendfile(file_of(data))
+    assert received.result(30) == digest_of(data)
+
+
+def test_what_is_no_file_is_named(host, tmp_path):
+    h = host()
+    listener, port = h.kernel_listens()
+    h.background(receive_all, listener)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        for file, words in (
+            (tmp_path / "missing", "missing: No such file"),
+            (tmp_path, "it is a directory; only a regular file"),
+            (fifo, "it is a pipe; only a regular file"),
+            ("/dev/null", "it is a device; only a regular file"),
+            (12345, "descriptor 12345: Bad file descriptor"),
+        ):
+            for nbytes in (None, 0):
+                with pytest.raises(FileError, match=words) as caught:
+                    connection.sendfile(file, nbytes=nbytes)
+                assert "\n" not in str(caught.value)
+        for offset, nbytes in ((-1, None), (0, -1)):
+            with pytest.raises(ArgumentError):
+                connection.sendfile(__file__, offset, nbytes)
+        # The connection has not suffered.
+        connection.send(b"fine")
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_file_that_shrinks_meanwhile(host, file_of, strategy):
+    """What arrives is a beginning of the file, without the trailer, or the connection is reset."""
+    h = host(stack={"sndbuf": 1 << 20})
+    data = stream(8_000_000)
+    path = file_of(data)
+    listener, port = h.kernel_listens(SO_RCVBUF=65536)
+    go = threading.Event()
+    arrived = bytearray()
+
+    def receive():
+        peer, _ = listener.accept()
+        with peer, suppress(ConnectionResetError):
+            go.wait(10)
+            while part := peer.recv(1 << 20):
+                arrived.extend(part)
+
+    received = h.background(receive)
+    connection = h.stack.connect(KERNELS, port, timeout=10)
+
+    def shrink(sbytes):
+        if sbytes and not go.is_set():
+            os.truncate(path, 4096)
+            go.set()
+
+    with suppress(FileError, TcpError):
+        done = connection.sendfile(
+            path, nbytes=len(data), trailer=b"end", progress=shrink, strategy=strategy, sync=True
+        )
+        assert done.shrunk
+        assert done.sbytes < len(data)
+        connection.close(timeout=10)
+    connection.abort()
+    # Bytes are missing before the RST: the peer asks once more (RFC 5961 section 3.2).
+    while not received.done():
+        h.stack.serve(0.01)
+    received.result()
+    assert data.startswith(arrived)
+    assert h.arena.stats().sfbufs_in_use == 0
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_file_shorter_than_asked_for(host, file_of, strategy):
+    """All of the file arrives, and no trailer that would make it look whole."""
+    h = host()
+    data = stream(5000)
+    listener, port = h.kernel_listens()
+
+    def receive():
+        peer, _ = listener.accept()
+        with peer:
+            return b"".join(iter(lambda: peer.recv(1 << 16), b""))
+
+    received = h.background(receive)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        done = connection.sendfile(file_of(data), nbytes=9000, trailer=b"end", strategy=strategy)
+        assert (done.sbytes, done.shrunk) == (5000, True)
+        connection.close(timeout=10)
+    assert received.result(10) == data
+
+
+def test_ping_is_answered(host):
+    h = host()
+    with h.tap.namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
+        icmp.settimeout(10)
+        echo = bytes([8, 0]) + (0xFFFF - 0x0800 - 0x0102).to_bytes(2, "big") + b"\1\2\0\0"
+        icmp.sendto(echo, (OURS, 0))
+        h.stack.serve(0.2)
+        assert (
+            icmp.recv(100)[20:]
+            == bytes([0, 0]) + (0xFFFF - 0x0102).to_bytes(2, "big") + b"\1\2\0\0"
+        )
+    assert h.stack.stats().rx_icmp == 1
+
+
+def test_closing_in_any_order(host):
+    h = host()
+    listener, port = h.kernel_listens()
+    connection = h.stack.connect(KERNELS, port, timeout=10)
+    ours = h.stack.listen(80)
+    waiting = h.background(ours.accept)
+    receiving = h.background(connection.recv)
+    time.sleep(0.1)
+    peer, _ = listener.accept()
+    h.nic.close()
+    assert h.stack.closed
+    for left in (waiting, receiving):
+        with pytest.raises(ClosedError):
+            left.result(10)
+    with peer, pytest.raises(ConnectionResetError):
+        peer.recv(1)
+    connection.close()
+    ours.close()
+    for use in (
+        connection.recv,
+        connection.info,
+        connection.shutdown,
+        lambda: connection.send(b"x"),
+        lambda: connection.sendfile(__file__),
+        ours.accept,
+        h.stack.poll,
+        h.stack.stats,
+        lambda: h.stack.connect(KERNELS, port),
+        lambda: h.stack.listen(80),
+    ):
+        with pytest.raises(ClosedError):
+            use()
+
+
+def test_an_exception_aborts_the_connection(host):
+    h = host()
+    listener, port = h.kernel_listens()
+    with pytest.raises(ZeroDivisionError), h.stack.connect(KERNELS, port, timeout=10):
+        _ = 1 / 0
+    peer, _ = listener.accept()
+    with peer, pytest.raises(ConnectionResetError):
+        peer.recv(1)
+
+
+def test_info(host):
+    h = host(mtu=9000)
+    listener, port = h.kernel_listens()
+    with h.stack.connect(KERNELS, port, local_port=4321, timeout=10) as connection:  # noqa: SIM117
+        with listener.accept()[0] as peer:
+            info = connection.info()
+            assert info.state is TcpState.ESTABLISHED
+            assert info.local == peer.getpeername() == (OURS, 4321)
+            assert info.peer == (KERNELS, port)
+            assert info.mss == 9000 - 20 - 20 - 12 * info.timestamps
+            peer.sendall(b"12345")
+            connection.send(b"1234567")
+            assert peer.recv(100) == b"1234567"
+            connection.drain(timeout=10)
+            h.stack.serve(0.05)
+            info = connection.info()
+            assert (info.readable, info.bytes_acked, info.unacked) == (5, 7, 0)
+            assert connection.recv(3) + connection.recv(3) == b"12345"
+
+
+def test_two_threads_take_turns(host, file_of):
+    h = host()
+    data = stream(3_000_000)
+    path = file_of(data)
+
+    def send_one(_):
+        listener, port = h.kernel_listens()
+        received = h.background(receive_all, listener)
+        with h.stack.connect(KERNELS, port, timeout=20) as connection:
+            connection.sendfile(path)
+        return received.result(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(send_one, range(2), timeout=60)) == [digest_of(data)] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_while_it_sends(interrupt, file_of, number):
+    """Ctrl-C is a KeyboardInterrupt at once, also while the peer takes nothing; nothing stays."""
+    path = file_of(bytes(1 << 20) * 40)
+    program = f"""
+from harness import Nic, Stack, Tap
+with Tap() as tap, Nic(tap) as nic, Stack(nic) as stack, tap.namespace.socket() as listener:
+    listener.bind(("", 5001))
+    listener.listen()
+    with stack.connect("198.18.0.1", 5001) as connection:
+        peer, _ = listener.accept()
+        connection.sendfile("{path}", progress=lambda n: print("at", n, flush=True))
+"""
+    done = interrupt([sys.executable, "-c", program], number, until=b"at")
+    if number == signal.SIGINT:
+        assert done.stderr.rstrip().endswith(b"KeyboardInterrupt")
+
+
+def test_lost_frames_are_sent_again(host, file_of):
+    """Of each 50 frames to the kernel one is lost, in both directions."""
+    h = host(offloads=Offloads.NONE)
+    rules = """
+table netdev t {
+    chain in { type filter hook ingress device "tap0" priority 0; numgen inc mod 50 0 drop; }
+    chain out { type filter hook egress device "tap0" priority 0; numgen inc mod 50 0 drop; }
+}
+"""
+    loaded = h.tap.namespace.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True)
+    if loaded.returncode:
+        pytest.skip(f"nft: {loaded.stderr.splitlines()[0]}")
+    data = stream(2_000_000)
+    listener, port = h.kernel_listens()
+    received = h.background(receive_all, listener)
+    with h.stack.connect(KERNELS, port, timeout=20) as connection:
+        connection.sendfile(file_of(data))
+        connection.close()
+    assert received.result(30) == digest_of(data)
+    assert h.stack.stats().tx_retransmits > 0
+    assert h.arena.bytes_copied == 0 or h.nic.stats().tx_linearized
+
+
+def test_aborted_by_us(host):
+    h = host()
+    listener, port = h.kernel_listens()
+    connection = h.stack.connect(KERNELS, port, timeout=10)
+    connection.abort()
+    connection.abort()
+    with pytest.raises(ClosedError):
+        connection.send(b"x")
+    with listener.accept()[0] as peer, pytest.raises(ConnectionResetError):
+        peer.recv(1)
+    assert TcpAbortedError.from_errno(errno.ECONNABORTED, "x").errno == errno.ECONNABORTED

@@ -1,0 +1,31 @@
+"""The examples of the README, run as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[str(n) for n in range(len(EXAMPLES))])
+def test_it_runs(example):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_what_they_print():
+    first, scapy, file = (
+        subprocess.run([sys.executable, "-c", e], capture_output=True, text=True, check=True).stdout
+        for e in EXAMPLES[:3]
+    )
+    assert first.startswith("tap_rw on tap0, MTU 1500, ")
+    assert first.endswith("47 b'hello'\n")
+    assert "is at 02:00:00:00:00:01" in scapy
+    assert "copied: 0\n" in file

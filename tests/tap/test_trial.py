@@ -1,0 +1,130 @@
+"""The trial end to end: every byte arrives, and the counters say how it was done."""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from harness.tap import Tap
+from harness.trial import Settings, make_payload, open_trial
+from harness.trial.kernel import KernelSendfile
+from harness.trial.ours import STRATEGIES, OurNic
+
+MIB = 1 << 20
+SIZES = [0, 1, 4096, 4097, MIB - 1, 2 * MIB + 1]
+MTUS = [1500, 9000, 65520]
+
+LOSS = """
+table netdev loss {
+    chain to_us {
+        type filter hook egress device tap0 priority 0
+        numgen random mod 100 0 counter drop
+    }
+    chain from_us {
+        type filter hook ingress device tap0 priority 0
+        numgen random mod 100 0 counter drop
+    }
+}
+"""
+
+
+class Silent:
+    """An Observer that does not."""
+
+    def begin(self, title, size):
+        pass
+
+    def end(self):
+        pass
+
+
+def send(nic, size, strategy, tmp_path):
+    with make_payload(size, tmp_path) as payload:
+        result = nic.strategy(strategy).send(payload, digest=True)
+        assert result.sha256 == payload.sha256()
+    assert result.bytes == size
+    return result
+
+
+def assert_copies(result, strategy):
+    """Check what the strategies promise of payload bytes copied in user space."""
+    promised = {"sf_buf": 0, "copy": result.bytes}[strategy]
+    assert result.bytes_copied == promised, f"{strategy} copied {result.bytes_copied} bytes"
+
+
+@pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no-offloads"])
+@pytest.mark.parametrize("mtu", MTUS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_receiver_gets_the_file(strategy, mtu, offloads, tmp_path):
+    with OurNic(mtu=mtu, offloads=offloads) as nic:
+        for size in SIZES:
+            result = send(nic, size, strategy, tmp_path)
+            assert_copies(result, strategy)
+            assert result.frames >= size / 65535
+            assert nic.arena.stats().sfbufs_in_use == 0
+
+
+@pytest.mark.timeout(600)
+def test_a_gigabyte(tmp_path):
+    if shutil.disk_usage(tmp_path).free < 2 << 30:
+        pytest.skip(f"not 2 GiB free in {tmp_path}")
+    with OurNic() as nic:
+        assert_copies(send(nic, 1 << 30, "sf_buf", tmp_path), "sf_buf")
+
+
+@pytest.mark.parametrize("mtu", MTUS)
+def test_the_baseline(mtu, tmp_path):
+    with KernelSendfile(mtu=mtu) as kernel:
+        for size in SIZES:
+            with make_payload(size, tmp_path) as payload:
+                result = kernel.send(payload, digest=True)
+                assert result.sha256 == payload.sha256()
+            assert result.bytes == size
+        assert kernel.congestion_control == "cubic"
+
+
+def test_the_claim_of_no_copies_can_fail(tmp_path):
+    with OurNic() as nic:
+        copied = send(nic, MIB, "copy", tmp_path)
+        with pytest.raises(AssertionError, match=f"sf_buf copied {MIB} bytes"):
+            assert_copies(copied, "sf_buf")
+        mapped = send(nic, MIB, "sf_buf", tmp_path)
+        with pytest.raises(AssertionError, match="copy copied 0 bytes"):
+            assert_copies(mapped, "copy")
+
+
+def test_a_digest_that_differs_is_seen(tmp_path):
+    with (
+        open_trial(Settings(strategies=("sf_buf", "kernel"))) as trial,
+        make_payload(MIB, tmp_path) as payload,
+    ):
+        payload.sha256()
+        os.pwrite(payload.fileno(), b"x" * 4096, 4096 * 7)
+        report = trial.run(payload, Silent())
+    assert [r.sha256_ok for r in report.runs] == [False, False]
+
+
+def test_one_run_shows_all_side_by_side(tmp_path):
+    with open_trial(Settings(runs=2)) as trial, make_payload(MIB, tmp_path) as payload:
+        report = trial.run(payload, Silent())
+    assert [r.strategy for r in report.runs] == ["sf_buf", "copy", "kernel"] * 2
+    assert all(r.sha256_ok for r in report.runs)
+    assert all(r.syscalls > 0 and r.frames > 0 and r.cpu_ns_per_kib > 0 for r in report.runs)
+    assert report.attached.device == "tap_rw"
+    assert "tso4" in report.attached.offloads
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_frame_in_a_hundred_is_lost_each_way(strategy, tmp_path):
+    if shutil.which("nft") is None:
+        pytest.skip("nft is not installed: apt-get install nftables")
+    with Tap() as tap, OurNic(tap=tap, offloads=False) as nic:
+        done = tap.namespace.run(["nft", "-f", "-"], input=LOSS, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert_copies(send(nic, 16 * MIB, strategy, tmp_path), strategy)
+        shown = tap.namespace.run(["nft", "list", "ruleset"], capture_output=True, text=True)
+        lost = [int(n) for n in re.findall(r"packets (\d+)", shown.stdout)]
+        assert len(lost) == 2
+        assert all(lost), shown.stdout
+        assert nic.arena.stats().sfbufs_in_use == 0

@@ -1,0 +1,74 @@
+"""What a build leaves: one version everywhere, and a C library that other programs can use."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness._native import ffi, lib
+
+CHECKOUT = Path(__file__).parents[2]
+
+# meson and ninja are those beside this Python, or tools/test's.
+ENVIRONMENT = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, env=ENVIRONMENT | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_one_version() -> None:
+    version = importlib.metadata.version("nic-harness")
+    assert harness.__version__ == version
+    assert ffi.string(lib.harness_version()).decode() == version
+
+
+PROGRAM = """
+#include <harness/version.h>
+#include <stdio.h>
+
+int main(void) { return puts(harness_version()) < 0; }
+"""
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_a_program_uses_the_installed_library(prefix: Path, tmp_path: Path, language: str) -> None:
+    source, program = tmp_path / "program.c", tmp_path / "program"
+    source.write_text(PROGRAM)
+    flags = run(
+        "pkg-config", "--cflags", "--libs", "nic-harness", PKG_CONFIG_PATH=f"{prefix}/lib/pkgconfig"
+    ).split()
+    run("gcc", "-x", language, "-Wall", "-Werror", "-o", program, source, *flags)
+    version = run(program, LD_LIBRARY_PATH=f"{prefix}/lib").strip()
+    assert version == importlib.metadata.version("nic-harness")
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None:
+    include = prefix / "include/nic-harness"
+    headers = sorted(include.rglob("*.h"))
+    assert headers
+    for header in headers:
+        flags = ["-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{include}"]
+        run("gcc", "-x", language, *flags, "-include", header, "/dev/null")
+
+
+def test_a_wheel_is_the_package_and_its_extension(tmp_path: Path) -> None:
+    settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
+    quickly = "-Csetup-args=-Doptimization=0"  # only its contents are looked at
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", *settings, quickly, CHECKOUT)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {"harness/__init__.py", "harness/py.typed"} < names
+    assert f"harness/_native{sysconfig.get_config_var('EXT_SUFFIX')}" in names
+    assert all(name.startswith("harness/") for name in names)

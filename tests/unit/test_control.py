@@ -1,0 +1,207 @@
+"""stats(), and the control socket: the same user may ask, from any namespace, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import Arena, control
+from harness.cli import main
+from harness.control import ControlError, ask
+from harness.errors import ArgumentError, ClosedError, DoubleFreeError
+from harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
+from harness.mbuf import m_freem, m_get
+from harness.vm_page import page_info
+
+PROGRAM = """
+import sys
+from harness import Arena
+from harness.jumbo import jumbo_pg_alloc
+with Arena(16, control={control}), jumbo_pg_alloc() as page:
+    print("ready", page.index, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def served() -> Iterator[Arena]:
+    with Arena(16, control=True) as arena:
+        yield arena
+
+
+def sockets() -> list[Path]:
+    folders = [
+        Path(f"/run/user/{os.geteuid()}/nic-harness"),
+        Path(f"/tmp/nic-harness-{os.geteuid()}"),
+    ]
+    return [f / f"{os.getpid()}.sock" for f in folders if (f / f"{os.getpid()}.sock").exists()]
+
+
+def test_stats_are_what_was_done() -> None:
+    with Arena(16, sfbufs=8) as arena:
+        before = harness.stats()
+        assert before.arena == arena.id
+        assert not before.strict
+        assert (before.jumbo.total, before.jumbo.in_use) == (16, 0)
+        assert (before.sf_buf.nsfbufs, before.sf_buf.nsfbufsused) == (8, 0)
+        assert before.misuses == {}
+        page, m = jumbo_pg_alloc(), m_get()
+        during = harness.stats(arena)
+        assert (during.jumbo.in_use, during.jumbo.free, during.mbuf.in_use) == (1, 15, 1)
+        m_freem(m)
+        jumbo_pg_free(page)
+        with pytest.raises(DoubleFreeError):
+            jumbo_pg_free(page)
+        after = harness.stats()
+        assert after.misuses == {"double free": 1}
+        assert [r.page for r in after.reports] == [page.index]
+        assert after.jumbo == before.jumbo
+    with pytest.raises(ClosedError):
+        harness.stats(arena)
+    with pytest.raises(ClosedError):
+        harness.stats()
+
+
+def test_a_page_is_told_about() -> None:
+    with Arena(16), jumbo_pg_alloc() as page:
+        info = page_info(page.index)
+        assert (info.state, info.owner, info.kva) == ("alloc", "the driver", page.kva)
+        assert info.history[0] == "alloc"
+        assert info.allocated.startswith(__file__)
+        for index in (-1, 1 << 40):
+            with pytest.raises(ArgumentError):
+                page_info(index)
+
+
+def test_it_answers_as_long_as_an_arena_is_open(served: Arena) -> None:
+    assert len(sockets()) == 1
+    with Arena(8, control=True), Arena(8):
+        found = ask(os.getpid())
+        assert [a["jumbo"]["total"] for a in found["arenas"]] == [16, 8, 8]
+    with jumbo_pg_alloc() as page:
+        (arena,) = ask(os.getpid(), page.index)["arenas"]
+        assert arena["page"]["state"] == "alloc"
+        assert arena["page"]["allocated"].startswith(__file__)
+        assert "error" in ask(os.getpid(), 1 << 40)["arenas"][0]["page"]
+    assert served.stats().pages_in_use == 0
+    served.close()
+    assert sockets() == []
+    with pytest.raises(ControlError):
+        ask(os.getpid())
+
+
+def test_an_arena_that_nobody_closed_takes_the_socket_along() -> None:
+    arena = Arena(8, control=True)
+    assert sockets()
+    del arena
+    assert not sockets()
+
+
+@pytest.mark.usefixtures("served")
+def test_nonsense_is_its_askers_trouble() -> None:
+    for question in (b"", b"\xff\xfe\n", b"[1]\n", b'{"page": "x"}\n', b"x" * 10000 + b"\n"):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(10)
+            peer.connect(str(sockets()[0]))
+            peer.sendall(question)
+            peer.shutdown(socket.SHUT_WR)
+            answer = b""
+            try:
+                while part := peer.recv(4096):
+                    answer += part
+            except ConnectionResetError:
+                pass  # not all of the question was read
+            if answer:
+                assert isinstance(json.loads(answer), dict)
+    askers = [threading.Thread(target=ask, args=(os.getpid(),)) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+
+
+@pytest.mark.usefixtures("served")
+def test_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control.os, "geteuid", lambda: 12345)
+    with pytest.raises(ControlError):
+        ask(os.getpid())
+
+
+def started(program: str, *before: str, **environment: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    assert process.stdout is not None
+    if not process.stdout.readline().startswith("ready"):
+        process.communicate()
+        pytest.skip(f"cannot start a program by {before}")
+    return process
+
+
+def test_another_process() -> None:
+    with started(PROGRAM.format(control=None), NIC_HARNESS_CONTROL="1") as process:
+        assert process.pid in control.processes()
+        found = ask(process.pid)
+        assert found["pid"] == process.pid
+        assert found["version"] == harness.__version__
+        assert found["arenas"][0]["jumbo"]["in_use"] == 1
+        process.communicate("end\n")
+    assert process.returncode == 0
+    with pytest.raises(ControlError, match="no such process"):
+        ask(process.pid)
+
+
+def test_a_process_that_was_not_told_to_answer() -> None:
+    with started(PROGRAM.format(control=False)) as process:
+        with pytest.raises(ControlError, match="NIC_HARNESS_CONTROL=1"):
+            ask(process.pid)
+        process.communicate("end\n")
+
+
+def test_in_other_namespaces() -> None:
+    """A user, network, PID and mount namespace with a /tmp of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]
+    script = 'mount -t tmpfs none /tmp && exec "$@"'
+    program = PROGRAM.format(control=True)
+    with started(program, *unshare, "sh", "-c", script, "sh") as process:
+        inner = [pid for pid in control.processes() if below(pid, process.pid)]
+        assert len(inner) == 1
+        assert ask(inner[0])["arenas"][0]["jumbo"]["in_use"] == 1
+        process.communicate("end\n")
+
+
+def below(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    with started(PROGRAM.format(control=True)) as process:
+        assert main(["inspect", str(process.pid), "--page", "0"]) == 0
+        text = capfd.readouterr().out
+        assert "jumbo" in text
+        assert "alloc, of the driver" in text
+        assert "allocated  <string>:5" in text
+        assert main(["inspect", str(process.pid), "--json", "-"]) == 0
+        out, err = capfd.readouterr()
+        assert json.loads(out)["arenas"][0]["jumbo"]["in_use"] == 1
+        assert "jumbo" in err
+        process.communicate("end\n")
+    assert main(["inspect", str(process.pid)]) == 1
+    assert "no such process" in capfd.readouterr().err

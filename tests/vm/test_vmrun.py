@@ -1,0 +1,136 @@
+"""tools/vmrun itself: what its machine offers, what it leaves behind, how it ends.
+
+Every machine that gets as far as its command takes about ten seconds under emulation,
+so one of them answers several questions.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+VMRUN = str(Path(__file__).parents[2] / "tools" / "vmrun")
+
+
+def why_not() -> str:
+    """Say why no machine can be run here, and what would enable it; empty when one can."""
+    check = subprocess.run([VMRUN, "--check"], capture_output=True, text=True)
+    return (
+        f"{check.stderr.strip()} (or, for all of it, tools/vmrun --setup)"
+        if check.returncode
+        else ""
+    )
+
+
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+def vmrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [VMRUN, *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def qemu_of(pid: int) -> set[int]:
+    """Children that are QEMU; a wrapper that stands for python3 has others before."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return {int(p) for p in found if Path(f"/proc/{p}/comm").read_text().startswith("qemu")}
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+
+
+def wait_until(condition: object, what: str) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def started() -> Iterator[subprocess.Popen[bytes]]:
+    """Start a vmrun that would run for minutes, its QEMU started."""
+    with subprocess.Popen([VMRUN, "sleep 200"], stderr=subprocess.PIPE) as process:
+        wait_until(lambda: qemu_of(process.pid), "QEMU was not started")
+        yield process
+        process.kill()
+
+
+def test_output_status_and_place(tmp_path: Path) -> None:
+    run = vmrun(
+        "--accel",
+        "tcg",
+        "pwd; echo $HARNESS_IN_VM; echo complaint >/dev/stderr; exit 7",
+        cwd=tmp_path,
+    )
+    assert run.stdout == f"{tmp_path}\ntcg\n"
+    assert run.stderr == "complaint\n"
+    assert run.returncode == 7
+
+
+def test_devices_share_and_read_only_root(tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+    (tmp_path / "kept").write_text("host\n")
+    command = """
+        test -c /dev/vhost-net && test -c /dev/net/tun && test "$(id -u)" = 0 || exit 90
+        echo guest >kept && echo guest >new && cat kept
+        echo result >share/result
+        ls /sys/class/net
+        sleep 1000 &
+        head -c 3000000 /dev/zero
+    """
+    run = vmrun("--share", str(tmp_path / "share"), command, cwd=tmp_path)
+    assert run.returncode == 0
+    # Every byte arrives, and what still runs does not keep the machine alive.
+    assert run.stdout == "guest\nlo\n" + "\0" * 3_000_000
+    assert (tmp_path / "kept").read_text() == "host\n"
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "share" / "result").read_text() == "result\n"
+
+
+def test_time_limit() -> None:
+    run = vmrun("--limit", "1", "true")
+    assert run.returncode == 124
+    assert run.stderr.startswith("vmrun: ended at its limit of 1 s, before COMMAND was started")
+
+
+def test_panic_is_told_from_a_status() -> None:
+    run = vmrun("echo c >/proc/sysrq-trigger; sleep 100")
+    assert run.returncode == 126
+    assert run.stderr.startswith("vmrun: the machine went away, while COMMAND ran")
+    assert "sysrq triggered crash" in run.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_nothing(started: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+    machine = qemu_of(started.pid)
+    started.send_signal(signum)
+    expected = -signum if signum == signal.SIGKILL else 128 + signum
+    assert started.wait(30) == expected
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in machine), "QEMU is still there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "COMMAND is missing"),
+        (["--memory", "much", "true"], "'much' is not a positive number"),
+        (["--accel", "magic", "true"], "acceleration is tcg or kvm"),
+        (["--module", "no_such", "true"], "has no module no_such"),
+        (["--share", "/no/such", "true"], "/no/such is not a directory"),
+    ],
+)
+def test_wrong_usage_is_its_own_status(arguments: list[str], complaint: str) -> None:
+    run = vmrun(*arguments)
+    assert run.returncode == 125
+    assert complaint in run.stderr
+    assert run.stdout == ""
