@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import enum
 import errno
-import math
-import os
-import select
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
+from harness import device as _device
 from harness._live import track
 from harness._native import ffi, lib
+from harness._nic_stats import DeviceStats, NicStats
 from harness._rtnl import mac_bytes
+from harness._waiter import Waiter
 from harness.arena import Arena
+from harness.device import Attached, Offloads
 from harness.errors import (
     ArgumentError,
     BusyError,
@@ -55,183 +53,6 @@ class SupportsClose(Protocol):
         ...
 
 
-class Offloads(enum.Flag):
-    """What each side may leave to the other."""
-
-    NONE = 0
-    CSUM = lib.OFFLOAD_CSUM
-    TSO4 = lib.OFFLOAD_TSO4
-    TSO6 = lib.OFFLOAD_TSO6
-    ECN = lib.OFFLOAD_ECN
-    USO = lib.OFFLOAD_USO
-    ALL = lib.OFFLOAD_ALL
-
-    def __str__(self) -> str:
-        return " ".join(str(o.name).lower() for o in Offloads if o in self) or "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """What a NIC really runs on; str() is one line for a person."""
-
-    device: str
-    interface: str
-    mtu: int
-    queues: int
-    rx_ring_size: int
-    tx_ring_size: int
-    offloads: Offloads
-    mac: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.device} on {self.interface}, MTU {self.mtu}, "
-            f"{self.queues} queue{'s' * (self.queues > 1)} of {self.rx_ring_size} receive and "
-            f"{self.tx_ring_size} transmit descriptors, offloads: {self.offloads}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NicStats:
-    """Counters of the driver since attach.
-
-    They add up: rx_posted = rx_returned + rx_outstanding; rx_received = rx_delivered + rx_dropped;
-    rx_returned = rx_pages_delivered + rx_recycled; tx_queued = tx_completed + tx_outstanding.
-
-    Attributes:
-        rx_posted: pages put on the receive rings.
-        rx_returned: pages that came back used.
-        rx_received: frames harvested.
-        rx_delivered: frames passed up.
-        rx_pages_delivered: pages of those.
-        rx_recycled: pages of dropped frames, posted again.
-        rx_bytes: bytes of frames passed up.
-        rx_drop_no_page: frames dropped because the pool was dry.
-        rx_drop_no_mbuf: frames dropped for want of an mbuf.
-        rx_drop_short: frames shorter than an Ethernet header.
-        rx_drop_stop: frames harvested while stopping.
-        tx_queued: frames put on the transmit rings.
-        tx_completed: frames whose buffers came back.
-        tx_bytes: bytes of frames put on the rings.
-        tx_busy: times a ring was full.
-        tx_drop_size: frames refused as longer than the MTU allows.
-        tx_linearized: frames of too many pieces, copied into fewer.
-        tx_csum_soft: frames summed in software.
-        tx_fault: frames not summed because a file page was gone.
-        tx_stopped: frames given back unsent by close().
-        rx_outstanding: pages on the receive rings now; constant while attached.
-        tx_outstanding: frames on the transmit rings now.
-    """
-
-    rx_posted: int
-    rx_returned: int
-    rx_received: int
-    rx_delivered: int
-    rx_pages_delivered: int
-    rx_recycled: int
-    rx_bytes: int
-    rx_drop_no_page: int
-    rx_drop_no_mbuf: int
-    rx_drop_short: int
-    rx_drop_stop: int
-    tx_queued: int
-    tx_completed: int
-    tx_bytes: int
-    tx_busy: int
-    tx_drop_size: int
-    tx_linearized: int
-    tx_csum_soft: int
-    tx_fault: int
-    tx_stopped: int
-    rx_outstanding: int
-    tx_outstanding: int
-
-    @property
-    def rx_dropped(self) -> int:
-        """Frames harvested and not passed up, for whatever reason."""
-        return self.rx_drop_no_page + self.rx_drop_no_mbuf + self.rx_drop_short + self.rx_drop_stop
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStats:
-    """Counters of what plays the NIC, since attach.
-
-    Attributes:
-        rx_frames, rx_bytes: taken from the wire.
-        tx_frames, tx_bytes: put on the wire.
-        syscalls: system calls made for that.
-        rx_truncated: frames longer than any buffer, dropped.
-        rx_no_buffer: polls that stopped because no page was posted.
-        tx_refused: frames the other side did not take.
-        tx_fault: frames lost because a file page vanished under them.
-        link_down: times the interface was found down.
-    """
-
-    rx_frames: int
-    rx_bytes: int
-    tx_frames: int
-    tx_bytes: int
-    syscalls: int
-    rx_truncated: int
-    rx_no_buffer: int
-    tx_refused: int
-    tx_fault: int
-    link_down: int
-
-
-class Waiter:
-    """Threads that sleep until a descriptor is readable, and can be woken and sent away."""
-
-    __slots__ = ("_closing", "_idle", "_waiting", "_wake")
-
-    def __init__(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        self._idle = threading.Condition()
-        self._waiting = 0
-        self._closing = False
-
-    @property
-    def closing(self) -> bool:
-        """Whether close() was called."""
-        return self._closing
-
-    def wait(self, fd: int | None, seconds: float | None) -> None:
-        """Sleep until `fd` is readable, wake() or close() is called, or the time is over."""
-        with self._idle:
-            if self._closing:
-                return
-            self._waiting += 1
-        try:
-            poll = select.poll()
-            poll.register(self._wake, select.POLLIN)
-            if fd is not None:
-                poll.register(fd, select.POLLIN)
-            # Rounded up: a timer is due when the time is over, not a moment before.
-            ready = poll.poll(None if seconds is None else math.ceil(max(0, seconds) * 1000))
-            if any(which == self._wake for which, _ in ready):
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-        finally:
-            with self._idle:
-                self._waiting -= 1
-                self._idle.notify_all()
-
-    def wake(self) -> None:
-        """Wake every thread that sleeps now."""
-        with self._idle:
-            if self._waiting:
-                os.eventfd_write(self._wake, self._waiting)
-
-    def close(self) -> None:
-        """Send every thread away and wait until it is gone; to be called once."""
-        with self._idle:
-            self._closing = True
-            while self._waiting:
-                os.eventfd_write(self._wake, self._waiting)
-                self._idle.wait(0.1)
-        os.close(self._wake)
-
-
 class _Queue:
     """A queue pair and the lock that makes it belong to one thread at a time."""
 
@@ -254,7 +75,9 @@ class Nic:
         tap: the wire. It must be open for as long as the NIC is.
         arena: where its pages come from; None: one of its own, which lives until its last frame is
             gone.
-        device: "auto" or "tap_rw".
+        device: "tap_rw", "tap_uring", "vhost_net", or "auto": the fastest of the first two that
+            works here, unless NIC_HARNESS_DEVICE in the environment names one. `attached` says
+            which it is, and why it is no faster one.
         ring_size: descriptors of each receive ring, a power of two; a frame takes one for every
             4096 bytes.
         tx_ring_size: of each transmit ring; None: as `ring_size`.
@@ -285,10 +108,7 @@ class Nic:
         self.tap = tap
         if tap.closed:
             raise ClosedError("attach NIC to", repr(tap), "the TAP is closed")
-        if device not in ("auto", "tap_rw"):
-            raise UnsupportedError(
-                "attach NIC to", tap.name, f"there is no device {device!r}", "auto or tap_rw"
-            )
+        device = _device.wanted(device, "attach NIC to", tap.name)
         mtu = tap.mtu if mtu is None else mtu
         tx_ring_size = ring_size if tx_ring_size is None else tx_ring_size
         queues = len(tap.fds)
@@ -313,14 +133,20 @@ class Nic:
             arena = Arena(max(4096, queues * ring_size * 3))
         self.arena = arena
         try:
-            self._attach(queues, ring_size, tx_ring_size, mtu, offloads)
+            self._attach(device, queues, ring_size, tx_ring_size, mtu, offloads)
         except BaseException:
             self.close()
             raise
         track(self)
 
     def _attach(
-        self, queues: int, rx_size: int, tx_size: int, mtu: int, offloads: Offloads | None
+        self,
+        device: str,
+        queues: int,
+        rx_size: int,
+        tx_size: int,
+        mtu: int,
+        offloads: Offloads | None,
     ) -> None:
         wanted = Offloads.ALL if offloads is None else offloads
         config = ffi.new(
@@ -334,15 +160,14 @@ class Nic:
                 "mac": mac_bytes(self.tap.nic_mac),
             },
         )
-        device = ffi.new("struct device **")
-        code = lib.tap_rw_create(self.tap.fds, queues, device)
-        if code:
-            raise error_from_errno(code, "open queues of", self.tap.name)
-        nic = ffi.new("struct nic **")
         machine = self.arena.handle
-        code = lib.nic_attach(machine.jumbo, machine.mbufs, device[0], config, nic)
+        name, made, why_not = _device.create(self.tap.fds, device, self.tap.name)
+        nic = ffi.new("struct nic **")
+        code = lib.nic_attach(machine.jumbo, machine.mbufs, made, config, nic)
         if code:
-            error = error_from_errno(code, "attach NIC to", self.tap.name)
+            error = _device.refused(name, code, self.tap.name) or error_from_errno(
+                code, "attach NIC to", self.tap.name
+            )
             if isinstance(error, ResourceError):
                 error = ResourceError(
                     "attach NIC to",
@@ -364,6 +189,7 @@ class Nic:
             tx_ring_size=tx_size,
             offloads=Offloads(info.offloads),
             mac=self.tap.nic_mac,
+            why_not=why_not,
         )
         self._queues = [_Queue(info.wait_fd[i]) for i in range(queues)]
         self._waiter = Waiter()

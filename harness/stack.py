@@ -19,6 +19,7 @@ from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from harness._live import track
 from harness._native import ffi, lib
+from harness._waiter import Waiter
 from harness.errors import (
     ArgumentError,
     ClosedError,
@@ -32,7 +33,7 @@ from harness.errors import (
     error_from_errno,
 )
 from harness.frame import Chain
-from harness.nic import Bytes, Nic, Waiter
+from harness.nic import Bytes, Nic
 
 __all__ = [
     "Connection",

@@ -17,6 +17,15 @@ import pytest
 from harness._live import open_resources
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        metavar="NAME",
+        help="run tests/tap on this device; by default on the fastest, "
+        "and the tests that are about devices on tap_rw and tap_uring",
+    )
+
+
 def descendants(pid: int) -> list[int]:
     """Process IDs below one, from /proc."""
     found = []

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from harness.device import DEVICES
+
 _debug = False
 
 
@@ -32,6 +34,25 @@ Debug = Annotated[
 #: What Linux allows for a TAP; the kernel's own limits are looked at again when it is made.
 Mtu = Annotated[
     int, typer.Option("--mtu", min=68, max=65521, metavar="BYTES", help="MTU of the wire.")
+]
+
+
+def _device(text: str) -> str:
+    if text != "auto" and text not in DEVICES:
+        raise typer.BadParameter(
+            f"there is no device {text!r}; use auto, {', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
+        )
+    return text
+
+
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        callback=_device,
+        metavar="NAME",
+        help=f"What plays the NIC: {', '.join(DEVICES)}, or auto, the fastest that works.",
+    ),
 ]
 
 Stall = Annotated[

@@ -127,7 +127,7 @@ class Bar:
 
 
 def attached_line(attached: Attached) -> str:
-    """Say in one line what was attached."""
+    """Say in one line what was attached; in a second why it is no faster device, if that is so."""
     parts = []
     if attached.device is not None:
         queues = f"{attached.queues} queue{'s' * (attached.queues != 1)}"
@@ -138,7 +138,8 @@ def attached_line(attached: Attached) -> str:
     if attached.congestion_control is not None:
         parts.append(f"baseline: veth, {attached.congestion_control}")
     parts.append("user namespaces" if attached.rootless else "root")
-    return "attached: " + ", ".join(parts)
+    line = "attached: " + ", ".join(parts)
+    return f"{line}\nno faster one: {attached.why_not}" if attached.why_not else line
 
 
 def runs_table(report: Report) -> Table:

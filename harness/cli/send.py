@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from harness.cli.failure import FAILED, complain, one_line_errors
-from harness.cli.options import Debug, JsonPath, Mtu, Stall, address, checked, endpoint, interface
+from harness.cli.options import (
+    Debug,
+    Device,
+    JsonPath,
+    Mtu,
+    Stall,
+    address,
+    checked,
+    endpoint,
+    interface,
+)
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
 from harness.cli.wire import Command, make_tap, resolve
 from harness.errors import CommandError, TcpUnreachableError
@@ -94,6 +104,7 @@ def send(
         str, typer.Option("--strategy", callback=_strategy, help="sf_buf or copy.")
     ] = "sf_buf",
     mtu: Mtu = 1500,
+    device: Device = "auto",
     offloads: Annotated[
         bool, typer.Option(help="Let the TAP cut super-frames and sum them.")
     ] = True,
@@ -142,7 +153,9 @@ def send(
             receiver = stack.enter_context(Receiver(wire.namespace, ip, port, digest=True))
             receiver.ready()
         bar = stack.enter_context(Bar())
-        nic = stack.enter_context(OurNic(tap=wire, gateway=gateway, offloads=offloads, stall=stall))
+        nic = stack.enter_context(
+            OurNic(tap=wire, device=device, gateway=gateway, offloads=offloads, stall=stall)
+        )
         attached = nic.summary()
         console.print(attached_line(attached))
         progress = bar.begin(f"{strategy}: send", payload.size)

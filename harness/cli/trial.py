@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.failure import FAILED, complain, one_line_errors
-from harness.cli.options import Debug, JsonPath, MadeSize, Mtu, Stall, size
+from harness.cli.options import Debug, Device, JsonPath, MadeSize, Mtu, Stall, size
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
 from harness.trial import STRATEGIES, Settings, make_payload, open_payload, open_trial
 
@@ -50,6 +50,7 @@ def trial(
     ] = 3,
     mtu: Mtu = 1500,
     made_size: MadeSize = "1G",
+    device: Device = "auto",
     offloads: Annotated[
         bool, typer.Option(help="Let the TAP cut super-frames and sum them.")
     ] = True,
@@ -70,6 +71,7 @@ def trial(
         strategies=tuple(strategies.split(",")),
         runs=runs,
         mtu=mtu,
+        device=device,
         offloads=offloads,
         verify=verify,
         stall=stall,

@@ -55,6 +55,7 @@ class OurNic:
     Args:
         tap: the wire; None: a TAP of its own, in a namespace of its own.
         mtu: bytes, of the TAP that it makes.
+        device: of the NIC; see Nic.
         offloads: whether segmentation and sums may be left to the TAP.
         gateway: to hosts beyond the wire; None: there are none.
         stall: seconds without progress after which a transfer fails.
@@ -70,6 +71,7 @@ class OurNic:
         *,
         tap: Tap | None = None,
         mtu: int = 1500,
+        device: str = "auto",
         offloads: bool = True,
         gateway: str | None = None,
         stall: float = 30,
@@ -83,7 +85,12 @@ class OurNic:
             self._tap = tap
             self.arena = stack.enter_context(Arena())
             self._nic = stack.enter_context(
-                Nic(self._tap, self.arena, offloads=None if offloads else Offloads.NONE)
+                Nic(
+                    self._tap,
+                    self.arena,
+                    device=device,
+                    offloads=None if offloads else Offloads.NONE,
+                )
             )
             self._stack = stack.enter_context(Stack(self._nic, gateway=gateway))
             self.attached: NicAttached = self._nic.describe()
@@ -111,6 +118,7 @@ class OurNic:
             queues=self.attached.queues,
             rootless=self.rootless,
             congestion_control=None,
+            why_not=self.attached.why_not,
         )
 
     def strategy(self, name: str) -> OurSendfile:

@@ -19,6 +19,7 @@ class Attached:
         queues: queue pairs.
         rootless: whether the namespaces took user namespaces.
         congestion_control: of the kernel's sender in the baseline, or None without one.
+        why_not: why no faster device was attached, and the remedy; empty when there is none.
     """
 
     device: str | None
@@ -27,6 +28,7 @@ class Attached:
     queues: int
     rootless: bool
     congestion_control: str | None
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Settings:
         strategies: names out of STRATEGIES, without repetition.
         runs: timed passes of each.
         mtu: bytes, of the TAP and of the veth pair.
+        device: of our NIC; see Nic.
         offloads: whether our NIC may leave segmentation and sums to the TAP.
         verify: compare digests, in a pass of its own for each strategy, before the timed ones.
         stall: seconds without progress after which a pass fails.
@@ -33,6 +34,7 @@ class Settings:
     strategies: tuple[str, ...] = STRATEGIES
     runs: int = 1
     mtu: int = 1500
+    device: str = "auto"
     offloads: bool = True
     verify: bool = True
     stall: float = 30.0
@@ -115,7 +117,12 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
             if name in OURS:
                 if nic is None:
                     nic = stack.enter_context(
-                        OurNic(mtu=settings.mtu, offloads=settings.offloads, stall=settings.stall)
+                        OurNic(
+                            mtu=settings.mtu,
+                            device=settings.device,
+                            offloads=settings.offloads,
+                            stall=settings.stall,
+                        )
                     )
                 strategies.append(nic.strategy(name))
             else:
@@ -128,5 +135,6 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
             queues=nic.attached.queues if nic else 0,
             rootless=nic.rootless if nic else kernel is not None and kernel.rootless,
             congestion_control=kernel.congestion_control if kernel else None,
+            why_not=nic.attached.why_not if nic else "",
         )
         yield Trial(settings, strategies, attached)

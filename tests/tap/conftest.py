@@ -1,5 +1,8 @@
 """Tests that need a TAP: root, or a user namespace and an accessible /dev/net/tun."""
 
+import ctypes
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -16,6 +19,31 @@ def _a_tap_can_be_made() -> None:
             pass
     except HarnessError as e:
         pytest.skip(str(e))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("each_device"):
+        named = metafunc.config.getoption("--device")
+        metafunc.parametrize("device", [named] if named else ["tap_rw", "tap_uring"], indirect=True)
+
+
+def no_io_uring() -> str:
+    """Ask the kernel whether io_uring may be used: empty, or why not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(425, 0, None)  # io_uring_setup of no entries at all
+    e = ctypes.get_errno()
+    return "" if e in (errno.EFAULT, errno.EINVAL) else os.strerror(e)
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of the device that "auto" is in this test, also in processes it starts."""
+    param = getattr(request, "param", None)
+    named = request.config.getoption("--device")
+    if param == "tap_uring" and not named and no_io_uring():
+        pytest.skip(f"io_uring may not be used here: {no_io_uring()}")
+    monkeypatch.setenv("NIC_HARNESS_DEVICE", param or named or "")
+    return param or named or ("tap_rw" if no_io_uring() else "tap_uring")
 
 
 class Wire:

@@ -21,6 +21,8 @@ from harness.errors import (
     UnsupportedError,
 )
 
+pytestmark = pytest.mark.each_device
+
 SIZES = [14, 60, 1514, 4096, 9014, 65534]
 
 
@@ -383,10 +385,10 @@ def test_many_queues(frame_of):
         add_up(nic)
 
 
-def test_what_is_attached_is_said(wire):
+def test_what_is_attached_is_said(wire, device):
     w = wire(mtu=9000, ring_size=64, tx_ring_size=128, offloads=Offloads.CSUM | Offloads.TSO4)
     assert str(w.nic) == (
-        "tap_rw on tap0, MTU 9000, 1 queue of 64 receive and 128 transmit descriptors, "
+        f"{device} on tap0, MTU 9000, 1 queue of 64 receive and 128 transmit descriptors, "
         "offloads: csum tso4"
     )
 

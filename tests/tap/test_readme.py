@@ -20,12 +20,12 @@ def test_it_runs(example):
     assert done.stdout
 
 
-def test_what_they_print():
+def test_what_they_print(device):
     first, scapy, file = (
         subprocess.run([sys.executable, "-c", e], capture_output=True, text=True, check=True).stdout
         for e in EXAMPLES[:3]
     )
-    assert first.startswith("tap_rw on tap0, MTU 1500, ")
+    assert first.startswith(f"{device} on tap0, MTU 1500, ")
     assert first.endswith("47 b'hello'\n")
     assert "is at 02:00:00:00:00:01" in scapy
     assert "copied: 0\n" in file

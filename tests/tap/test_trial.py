@@ -105,13 +105,13 @@ def test_a_digest_that_differs_is_seen(tmp_path):
     assert [r.sha256_ok for r in report.runs] == [False, False]
 
 
-def test_one_run_shows_all_side_by_side(tmp_path):
+def test_one_run_shows_all_side_by_side(tmp_path, device):
     with open_trial(Settings(runs=2)) as trial, make_payload(MIB, tmp_path) as payload:
         report = trial.run(payload, Silent())
     assert [r.strategy for r in report.runs] == ["sf_buf", "copy", "kernel"] * 2
     assert all(r.sha256_ok for r in report.runs)
     assert all(r.syscalls > 0 and r.frames > 0 and r.cpu_ns_per_kib > 0 for r in report.runs)
-    assert report.attached.device == "tap_rw"
+    assert report.attached.device == device
     assert "tso4" in report.attached.offloads
 
 
