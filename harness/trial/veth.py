@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import sys
 from types import TracebackType
 
@@ -45,8 +46,11 @@ class VethReceiver(Receiver):
         nest = (sys.executable, "-I", "-S", _nest.__file__)
         where = ("veth1", str(FAR.ip), str(FAR.netmask), steering.receive_mask())
         super().__init__(namespace, str(FAR.ip), digest=digest, wrapper=(*nest, *where))
+        self._far = -1
         try:
             self.line()
+            # The far namespace stays while its frames are counted, also when the receiver ended.
+            self._far = os.open(f"/proc/{self.process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self._make_pair(mtu)
             self.tell("here it is")
             self.ready()
@@ -61,6 +65,9 @@ class VethReceiver(Receiver):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, value, trace)
+        if self._far >= 0:
+            os.close(self._far)
+            self._far = -1
         # The kernel removes the pair with the far namespace, but takes its time.
         try:
             self._namespace.delete_link(self.near)
