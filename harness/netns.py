@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 from harness import _holder
+from harness._live import track
 from harness._rtnl import LinkInfo, LinkStats, Rtnl
 from harness.errors import (
     ClosedError,
@@ -119,15 +120,15 @@ class Namespace:
             self.rootless = reply["rootless"]
             self._netlink = self.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._rtnl = Rtnl(self._netlink)
-            if join is not None:
-                return
-            if not ipv6:
-                for which in ("all", "default"):
-                    self._disable_ipv6(which)
-            self._rtnl.set_link("lo", up=True)
+            if join is None:
+                if not ipv6:
+                    for which in ("all", "default"):
+                        self._disable_ipv6(which)
+                self._rtnl.set_link("lo", up=True)
         except BaseException:
             self.close()
             raise
+        track(self)
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
+from harness._live import track
 from harness._rtnl import LinkInfo, LinkStats, mac_bytes
 from harness.errors import ArgumentError, ClosedError, MtuError
 from harness.netns import Namespace
@@ -100,6 +101,7 @@ class Tap:
         except BaseException:
             self.close()
             raise
+        track(self)
 
     def __enter__(self) -> Self:
         return self

@@ -9,9 +9,11 @@ import pytest
 
 README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+FOR_PYTEST = [e for e in EXAMPLES if "def test_" in e]
+PROGRAMS = [e for e in EXAMPLES if e not in FOR_PYTEST]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[str(n) for n in range(len(EXAMPLES))])
+@pytest.mark.parametrize("example", PROGRAMS, ids=[str(n) for n in range(len(PROGRAMS))])
 def test_it_runs(example):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, check=False
@@ -20,10 +22,17 @@ def test_it_runs(example):
     assert done.stdout
 
 
+@pytest.mark.parametrize("example", FOR_PYTEST, ids=[str(n) for n in range(len(FOR_PYTEST))])
+def test_it_passes(pytester, example):
+    pytester.makepyfile(example)
+    result = pytester.runpytest("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=example.count("def test_"))
+
+
 def test_what_they_print(device):
     first, scapy, file = (
         subprocess.run([sys.executable, "-c", e], capture_output=True, text=True, check=True).stdout
-        for e in EXAMPLES[:3]
+        for e in PROGRAMS[:3]
     )
     assert first.startswith(f"{device} on tap0, MTU 1500, ")
     assert first.endswith("47 b'hello'\n")
