@@ -31,6 +31,7 @@ class JumboStats:
         max_pages: how many there may be.
         refused: allocations that got nothing.
         stolen: pages that left for good, by a steal or a page flip, ever.
+        away: pages of no pool that users have: stolen, or received into, and not given back.
         held: freed while somebody held them, and held still; among `in_use`.
         grown: chunks added.
     """
@@ -41,6 +42,7 @@ class JumboStats:
     max_pages: int
     refused: int
     stolen: int
+    away: int
     held: int
     grown: int
 
@@ -140,6 +142,8 @@ class Stats:
         strict: whether it has no direct map.
         pages: physical pages that exist (4096 bytes each).
         kmem_pages: those that the harness itself uses: rings, mbufs, windows.
+        unmaps_refused: times that the kernel would not take a mapping away (vm.max_map_count).
+        stale_bytes: address space that should fault for that reason, and does not yet.
         bytes_copied: payload bytes that user space copied, ever.
         misuses: reports, by kind.
         reports: the last sixteen, the newest first.
@@ -149,6 +153,8 @@ class Stats:
     strict: bool
     pages: int
     kmem_pages: int
+    unmaps_refused: int
+    stale_bytes: int
     bytes_copied: int
     jumbo: JumboStats
     sf_buf: SfBufStats
@@ -193,6 +199,8 @@ def stats(arena: Arena | None = None) -> Stats:
         strict=not machine.arena.direct,
         pages=machine.arena.npages,
         kmem_pages=machine.arena.kmem_pages,
+        unmaps_refused=lib.arena_unmaps_refused(machine.arena),
+        stale_bytes=lib.arena_stale_bytes(machine.arena),
         bytes_copied=lib.arena_bytes_copied(machine.arena),
         jumbo=_read(JumboStats, jumbo),
         sf_buf=_read(SfBufStats, sf_map),

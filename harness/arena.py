@@ -32,6 +32,7 @@ class ArenaStats:
         pages_in_use: those posted on a ring, held by a frame, or with the driver.
         pages_max: how many the pool may grow to.
         pages_refused: allocations that got nothing: the pool was dry.
+        pages_away: those that left the pool and were not given back: stolen, or received into.
         mbufs_total, mbufs_free, mbufs_in_use, mbufs_max, mbufs_refused: the same for mbufs.
         sfbufs_total: sf_bufs there are: pages of files that can be mapped at a time.
         sfbufs_in_use: those with a reference.
@@ -47,6 +48,7 @@ class ArenaStats:
     pages_in_use: int
     pages_max: int
     pages_refused: int
+    pages_away: int
     mbufs_total: int
     mbufs_free: int
     mbufs_in_use: int
@@ -64,6 +66,7 @@ class ArenaStats:
         """Name what is in use, "2 pages, 1 mbuf"; empty when nothing is."""
         counts = (
             (self.pages_in_use, "page"),
+            (self.pages_away, "stolen page"),
             (self.mbufs_in_use, "mbuf"),
             (self.sfbufs_in_use, "mapped file page"),
             (self.sfbufs_wired, "wired file page"),
@@ -296,6 +299,7 @@ class Arena:
             pages_in_use=j.in_use,
             pages_max=j.max_pages,
             pages_refused=j.refused,
+            pages_away=j.away,
             mbufs_total=m.total,
             mbufs_free=m.free,
             mbufs_in_use=m.in_use,

@@ -104,9 +104,10 @@ def _counters(arena: dict[str, Any]) -> str:
     """Make a line for each group of counters that is not all zero."""
     jumbo, sf = arena["jumbo"], arena["sf_buf"]
     groups = (
-        ("jumbo", {k: jumbo[k] for k in ("stolen", "held", "grown")}),
+        ("jumbo", {k: jumbo[k] for k in ("stolen", "away", "held", "grown")}),
         ("sf_buf", {k: sf[k] for k in ("wired", "extents_mapped", "hits", "maps", "populates")}),
         ("sfstat", {k.removeprefix("sf_"): v for k, v in arena["sfstat"].items()}),
+        ("arena", {k: arena[k] for k in ("unmaps_refused", "stale_bytes")}),
         ("pbuf", {k: arena["pbuf"][k] for k in ("backed", "counter_waits", "pool_waits")}),
     )
     lines = []

@@ -20,6 +20,11 @@ struct arena_run {
     size_t n;
 };
 
+struct arena_stale {
+    struct arena_stale *next;
+    uint8_t *from, *to;
+};
+
 struct arena *arena_slots[ARENA_SLOTS];
 
 static _Thread_local struct misuse mine; /* the calling thread's last report */
@@ -113,6 +118,7 @@ arena_create(const struct arena_config *config, struct arena **out)
     a->config = *config;
     a->size = size;
     pthread_mutex_init(&a->lock, NULL);
+    pthread_mutex_init(&a->stale_lock, NULL);
     a->memfd = make_memfd();
     if (a->memfd < 0) {
         int err = a->memfd;
@@ -175,28 +181,114 @@ arena_destroy(struct arena *a)
         a->runs = r->next;
         free(r);
     }
+    while (a->stale) {
+        struct arena_stale *s = a->stale;
+
+        a->stale = s->next;
+        free(s);
+    }
+    pthread_mutex_destroy(&a->stale_lock);
     pthread_mutex_destroy(&a->lock);
     free(a);
+}
+
+/* ---- mapping ---- */
+
+/* keep() - [from, to) is still to be unmapped: how many bytes that are. Under the lock. */
+static size_t
+keep(struct arena *a, uint8_t *from, uint8_t *to)
+{
+    struct arena_stale *s = from < to ? malloc(sizeof(*s)) : NULL;
+
+    if (s == NULL)
+        return 0; /* out of memory: it stays until something else is mapped there */
+    *s = (struct arena_stale){a->stale, from, to};
+    a->stale = s;
+    return (size_t)(to - from);
+}
+
+/* forget() - nothing of [addr, addr + bytes) is to be unmapped any more; under the lock */
+static void
+forget(struct arena *a, uint8_t *addr, size_t bytes)
+{
+    uint8_t *end = addr + bytes;
+    struct arena_stale *all = a->stale;
+    size_t left = 0;
+
+    a->stale = NULL;
+    while (all) {
+        struct arena_stale s = *all;
+
+        free(all);
+        all = s.next;
+        left += keep(a, s.from, s.to < addr ? s.to : addr);
+        left += keep(a, s.from > end ? s.from : end, s.to);
+    }
+    /* Set once: who maps looks at it without the lock. */
+    atomic_store(&a->stale_bytes, left);
+}
+
+static int
+replace_by_nothing(uint8_t *addr, size_t bytes)
+{
+    return mmap(addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                0) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+int
+arena_map_file(struct arena *a, void *addr, size_t bytes, int prot, int fd, off_t offset)
+{
+    /* Whoever maps here was given the address after its last unmap: what that left is seen here. */
+    bool stale = __builtin_expect(atomic_load(&a->stale_bytes) != 0, 0);
+    int err = 0;
+
+    if (stale)
+        pthread_mutex_lock(&a->stale_lock);
+    if (mmap(addr, bytes, prot, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED)
+        err = -errno;
+    if (stale) {
+        if (!err)
+            forget(a, addr, bytes);
+        pthread_mutex_unlock(&a->stale_lock);
+    }
+    return err;
 }
 
 int
 arena_map(struct arena *a, void *addr, vm_pindex_t pindex, size_t n)
 {
-    if (mmap(addr, n << PAGE_SHIFT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, a->memfd,
-             (off_t)(pindex << PAGE_SHIFT)) == MAP_FAILED)
-        return -errno;
-    return 0;
+    return arena_map_file(a, addr, n << PAGE_SHIFT, PROT_READ | PROT_WRITE, a->memfd,
+                          (off_t)(pindex << PAGE_SHIFT));
 }
 
-int
+void
 arena_unmap(struct arena *a, void *addr, size_t bytes)
 {
-    (void)a;
-    if (mmap(addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-             0) == MAP_FAILED)
-        return -errno;
-    return 0;
+    int err = replace_by_nothing(addr, bytes);
+
+    if (__builtin_expect(!err && atomic_load(&a->stale_bytes) == 0, 1))
+        return;
+    pthread_mutex_lock(&a->stale_lock);
+    forget(a, addr, bytes);
+    if (err) {
+        atomic_fetch_add(&a->unmaps_refused, 1);
+        atomic_fetch_add(&a->stale_bytes, keep(a, addr, (uint8_t *)addr + bytes));
+    }
+    /* Those of before: perhaps there is room again. */
+    while (!err && a->stale) {
+        uint8_t *from = a->stale->from;
+        size_t n = (size_t)(a->stale->to - from);
+
+        err = replace_by_nothing(from, n);
+        if (!err)
+            forget(a, from, n);
+    }
+    pthread_mutex_unlock(&a->stale_lock);
 }
+
+/* ---- pages ---- */
 
 /* take_run() - first fit among the runs that came back; NULL when none is long enough. */
 static struct vm_page *
@@ -260,6 +352,8 @@ arena_pages_alloc(struct arena *a, size_t n, enum vm_page_state state)
 
     if (m == NULL)
         m = extend(a, n);
+    if (m)
+        a->used_pages += n;
     if (m && state == VPS_KMEM)
         a->kmem_pages += n;
     pthread_mutex_unlock(&a->lock);
@@ -280,6 +374,7 @@ arena_pages_free(struct arena *a, struct vm_page *first, size_t n)
     for (size_t i = 0; i < n; i++)
         vm_page_turn(&first[i], VPS_FREE, VPE_FREE);
     pthread_mutex_lock(&a->lock);
+    a->used_pages -= n;
     if (kmem)
         a->kmem_pages -= n;
     if (r) {
@@ -293,6 +388,17 @@ arena_pages_free(struct arena *a, struct vm_page *first, size_t n)
         }
     }
     pthread_mutex_unlock(&a->lock);
+}
+
+size_t
+arena_pages_away(struct arena *a, size_t pooled)
+{
+    pthread_mutex_lock(&a->lock);
+    size_t others = a->used_pages - a->kmem_pages;
+
+    pthread_mutex_unlock(&a->lock);
+    /* The two are not counted at one moment. */
+    return others > pooled ? others - pooled : 0;
 }
 
 void *

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <vm/vm.h>
 #include <vm/vm_page.h>
@@ -86,7 +87,8 @@ struct misuse {
 
 #define MISUSE_RING 16
 
-struct arena_run; /* a free run of physical pages */
+struct arena_run;   /* a free run of physical pages */
+struct arena_stale; /* a range that the kernel refused to unmap */
 
 struct arena {
     uint8_t *base;
@@ -106,7 +108,13 @@ struct arena {
     struct arena_run *runs;
     struct vm_page *free_pages; /* single pages that came back */
     size_t nfree_pages;
+    size_t used_pages; /* given out by arena_pages_alloc() */
     size_t kmem_pages; /* in use by the harness itself */
+
+    pthread_mutex_t stale_lock;
+    struct arena_stale *stale;
+    _Atomic size_t stale_bytes;      /* address space that should fault and does not yet */
+    _Atomic uint64_t unmaps_refused; /* by the kernel, ever: vm.max_map_count */
 
     _Atomic uint64_t bytes_copied; /* payload bytes that user space copied */
     _Atomic uint64_t misuse_count[MISUSE_COUNT];
@@ -145,14 +153,26 @@ struct vm_page *arena_pages_alloc(struct arena *a, size_t n, enum vm_page_state 
 /* arena_pages_free() - give back a run, or a part of one. */
 void arena_pages_free(struct arena *a, struct vm_page *first, size_t n);
 
+/* arena_pages_away() - pages given out beyond the harness's own and the @pooled ones of its pools */
+size_t arena_pages_away(struct arena *a, size_t pooled);
+
 /* kmem_alloc() - zeroed memory of the harness itself, mapped until kmem_free(); NULL when out. */
 void *kmem_alloc(struct arena *a, size_t bytes);
 void kmem_free(struct arena *a, void *addr, size_t bytes);
 
-/* arena_map() - bind @n pages at @pindex to @addr, which must lie in the reservation; 0 or -errno. */
+/* arena_map() - bind @n pages at @pindex to @addr; 0 or -errno. */
 int arena_map(struct arena *a, void *addr, vm_pindex_t pindex, size_t n);
-/* arena_unmap() - an access to [addr, addr + bytes) faults from now on. */
-int arena_unmap(struct arena *a, void *addr, size_t bytes);
+/* arena_map_file() - bind part of a file, shared, to @addr in the reservation; 0 or -errno. */
+int arena_map_file(struct arena *a, void *addr, size_t bytes, int prot, int fd, off_t offset);
+
+/*
+ * arena_unmap() - an access to [addr, addr + bytes) faults from now on
+ *
+ * The kernel may refuse to cut a mapping in two (vm.max_map_count). Such a range is counted in
+ * @stale_bytes, shows what it showed, and is tried again with every unmap to come, until something else is
+ * mapped there.
+ */
+void arena_unmap(struct arena *a, void *addr, size_t bytes);
 
 /* arena_at() - arena whose reservation holds an address; NULL when none does. O(1). */
 static inline struct arena *

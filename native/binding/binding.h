@@ -24,3 +24,15 @@ arena_bytes_copied(const struct arena *a)
 {
     return atomic_load_explicit(&a->bytes_copied, memory_order_relaxed);
 }
+
+static inline size_t
+arena_stale_bytes(const struct arena *a)
+{
+    return atomic_load_explicit(&a->stale_bytes, memory_order_relaxed);
+}
+
+static inline uint64_t
+arena_unmaps_refused(const struct arena *a)
+{
+    return atomic_load_explicit(&a->unmaps_refused, memory_order_relaxed);
+}

@@ -52,6 +52,7 @@ struct jumbo_stats {
     uint64_t max_pages;
     uint64_t refused;
     uint64_t stolen;
+    uint64_t away;
     uint64_t held;
     uint64_t grown;
     ...;
@@ -94,6 +95,8 @@ struct machine *machine_current(void);
 int machine_idle(struct machine *m);
 
 uint64_t arena_bytes_copied(const struct arena *a);
+size_t arena_stale_bytes(const struct arena *a);
+uint64_t arena_unmaps_refused(const struct arena *a);
 bool arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out);
 const char *misuse_name(int kind);
 const char *vm_page_state_name(int state);

@@ -80,7 +80,8 @@ machine_idle(struct machine *m)
     mbuf_zone_get_stats(m->mbufs, &b);
     lwbuf_get_stats(m->lwbufs, &l);
     pbuf_get_stats(m->pbufs, &p);
-    return j.in_use || j.held || s.nsfbufsused || s.wired || b.in_use || l.count || p.outstanding
+    return j.in_use || j.held || j.away || s.nsfbufsused || s.wired || b.in_use || l.count ||
+                   p.outstanding
                ? -EBUSY
                : 0;
 }

@@ -440,4 +440,5 @@ jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out)
         .grown = j->grown,
     };
     out->in_use = out->total - out->free;
+    out->away = arena_pages_away(j->arena, out->total);
 }

@@ -33,6 +33,8 @@ struct jumbo_stats {
     uint64_t max_pages;
     uint64_t refused;
     uint64_t stolen;
+    uint64_t
+        away; /* pages of no pool that users have: stolen, or received into, and not given back */
     uint64_t held;
     uint64_t grown;
 };

@@ -128,20 +128,6 @@ back(struct pbuf_pool *p, struct buf *bp)
     return true;
 }
 
-/* fresh() - nothing of the last user is left */
-static struct buf *
-fresh(struct pbuf_pool *p, struct buf *bp)
-{
-    /* In halves: the compiler makes stores of those, and a slow string instruction of the whole. */
-    memset(bp, 0, 64);
-    memset((char *)bp + 64, 0, 64);
-    bp->b_data = bp->b_kvabase;
-    bp->b_bufsize = MAXPHYS;
-    if (__builtin_expect(p->strict, 0))
-        arena_map(p->arena, bp->b_kvabase, bp->b_pages->pindex, WINDOW_PAGES);
-    return bp;
-}
-
 /* ---- get and release ---- */
 
 /*
@@ -201,6 +187,36 @@ wake(struct pbuf_pool *p)
         syscall(SYS_futex, &p->wake_seq, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
+/* untake() - a buffer that was taken goes back unused */
+static COLD void
+untake(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
+{
+    spin_lock(&p->lock);
+    bp->b_state = B_FREE;
+    push(p, bp);
+    p->outstanding--;
+    count(pfreecnt, 1);
+    p->stats.refused++;
+    wake(p);
+}
+
+/* fresh() - a buffer that carries nothing of its last user; NULL when its window cannot be mapped (strict) */
+static struct buf *
+fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
+{
+    if (__builtin_expect(p->strict, 0) &&
+        arena_map(p->arena, bp->b_kvabase, bp->b_pages->pindex, WINDOW_PAGES) < 0) {
+        untake(p, bp, pfreecnt);
+        return NULL;
+    }
+    /* In halves: the compiler makes stores of those, and a slow string instruction of the whole. */
+    memset(bp, 0, 64);
+    memset((char *)bp + 64, 0, 64);
+    bp->b_data = bp->b_kvabase;
+    bp->b_bufsize = MAXPHYS;
+    return bp;
+}
+
 /*
  * grow() - one more buffer with memory, on the free list
  *
@@ -234,12 +250,20 @@ grow(struct pbuf_pool *p)
 __attribute__((noinline)) static struct buf *
 get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait)
 {
+    static const struct timespec soon = {0, 10 * 1000 * 1000};
+
     for (;;) {
         struct buf *bp = take(p, pfreecnt);
 
         if (bp) {
             spin_unlock(&p->lock);
-            return fresh(p, bp);
+            bp = fresh(p, bp, pfreecnt);
+            if (bp || !wait)
+                return bp;
+            /* Nobody says when there are mappings again. */
+            nanosleep(&soon, NULL);
+            spin_lock(&p->lock);
+            continue;
         }
         bool limited = counter(pfreecnt) == 0;
 
@@ -269,7 +293,6 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait)
          * Neither a buffer nor a place on the counter is held here. While there are buffers without
          * memory, memory may come from elsewhere, and nobody would say so: look again soon.
          */
-        const struct timespec soon = {0, 10 * 1000 * 1000};
         const struct timespec *timeout = !limited && p->nraw ? &soon : NULL;
         uint32_t seq = p->wake_seq;
 
@@ -295,7 +318,12 @@ pbuf_get(struct pbuf_pool *p, int *pfreecnt, void *site)
     if (__builtin_expect(bp == NULL, 0))
         return get_slow(p, pfreecnt, true);
     spin_unlock(&p->lock);
-    return fresh(p, bp);
+    bp = fresh(p, bp, pfreecnt);
+    if (__builtin_expect(bp == NULL, 0)) {
+        spin_lock(&p->lock);
+        return get_slow(p, pfreecnt, true);
+    }
+    return bp;
 }
 
 struct buf *
@@ -307,7 +335,7 @@ pbuf_try(struct pbuf_pool *p, int *pfreecnt)
     if (__builtin_expect(bp == NULL, 0))
         return get_slow(p, pfreecnt, false);
     spin_unlock(&p->lock);
-    return fresh(p, bp);
+    return fresh(p, bp, pfreecnt);
 }
 
 /* drop_cred() - the reference that the buffer has, once */

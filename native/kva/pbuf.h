@@ -27,7 +27,8 @@ struct pbuf_stats {
     uint64_t backed;        /* windows with memory behind them */
     uint64_t counter_waits; /* sleeps because the caller's counter was 0 */
     uint64_t pool_waits;    /* sleeps because the pool was empty */
-    uint64_t refused;       /* trypbuf() calls that got nothing */
+    uint64_t
+        refused; /* trypbuf() calls that got nothing; strict: windows that could not be mapped */
 };
 
 /* pbuf_count_for() - nswbuf for a machine with so much memory: one eighth of it, at least 16, at most 256 */

@@ -55,12 +55,16 @@ map_strict(struct sf_map *s, struct vm_page *m, uint32_t n)
 
     if (is_arena_page(s->arena, m))
         return arena_map(s->arena, kva, m->pindex, n);
-    if (mmap(kva, (size_t)n << PAGE_SHIFT, PROT_READ, MAP_SHARED | MAP_FIXED, m->object->fd,
-             (off_t)(m->pindex << PAGE_SHIFT)) == MAP_FAILED)
-        return -errno;
-    if (madvise(kva, (size_t)n << PAGE_SHIFT, MADV_POPULATE_READ) < 0 && errno != EINVAL)
-        return errno == EHWPOISON ? -EIO : -errno;
-    return 0;
+    int err = arena_map_file(s->arena, kva, (size_t)n << PAGE_SHIFT, PROT_READ, m->object->fd,
+                             (off_t)(m->pindex << PAGE_SHIFT));
+
+    if (err)
+        return err;
+    if (madvise(kva, (size_t)n << PAGE_SHIFT, MADV_POPULATE_READ) < 0 && errno != EINVAL) {
+        err = errno == EHWPOISON ? -EIO : -errno;
+        arena_unmap(s->arena, kva, (size_t)n << PAGE_SHIFT);
+    }
+    return err;
 }
 
 /* ref_page() - one reference more */

@@ -311,10 +311,8 @@ vm_page_map_at(struct arena *a, void *kva, const struct vm_page *m)
 {
     if (arena_region_at(a, m) == REGION_PAGES)
         return arena_map(a, kva, m->pindex, 1);
-    if (mmap(kva, PAGE_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED, vm_object_fd(m->object),
-             (off_t)(m->pindex << PAGE_SHIFT)) == MAP_FAILED)
-        return -errno;
-    return 0;
+    return arena_map_file(a, kva, PAGE_SIZE, PROT_READ, vm_object_fd(m->object),
+                          (off_t)(m->pindex << PAGE_SHIFT));
 }
 
 /* ---- binding and mapping ---- */
@@ -434,10 +432,8 @@ sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need)
         pages = here > 0 ? (uint32_t)((here + (int64_t)PAGE_MASK) >> PAGE_SHIFT) : 0;
     if (!err && pages < need)
         err = -EFAULT; /* behind the end of the file */
-    if (!err && remap && !s->strict &&
-        mmap(kva, SF_EXTENT_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, o->fd, at) ==
-            MAP_FAILED)
-        err = -errno;
+    if (!err && remap && !s->strict)
+        err = arena_map_file(s->arena, kva, SF_EXTENT_SIZE, PROT_READ, o->fd, at);
     bool mapped = !err && !s->strict;
 
     if (mapped && madvise(kva + ((size_t)had << PAGE_SHIFT), (size_t)(pages - had) << PAGE_SHIFT,

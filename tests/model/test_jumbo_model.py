@@ -151,6 +151,8 @@ class Jumbo(RuleBasedStateMachine):
         s = self.arena.stats()
         assert s.pages_free + s.pages_in_use == s.pages_total == self.total <= LIMIT
         assert s.pages_in_use == len(self.mine) + len(self.freed_held)
+        ended = sum(holds >= 1000 for holds in self.held.values())
+        assert s.pages_away == len(self.stolen) + ended
         assert s.pages_refused == self.refused
         assert s.misuses == self.misuses
 
@@ -169,7 +171,8 @@ class Jumbo(RuleBasedStateMachine):
         for stolen, _ in self.stolen.values():
             vm_page_free(stolen)
         self.worker.close()
-        assert self.arena.stats().pages_in_use == 0
+        s = self.arena.stats()
+        assert (s.pages_in_use, s.pages_away) == (0, 0)
         self.arena.close()
 
 

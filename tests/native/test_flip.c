@@ -58,7 +58,14 @@ main(void)
     all_of(u->base, 4096, 'a');
     CHECK_EQ(u->stats.pages_flipped, 1);
     CHECK_EQ(machine->arena->bytes_copied, 0);
-    CHECK_EQ(machine_idle(machine), 0);
+
+    struct jumbo_stats s;
+
+    jumbo_get_stats(machine->jumbo, &s);
+    CHECK_EQ(s.in_use, 0);
+    CHECK_EQ(s.away, 1); /* the user has it: the machine is not idle */
+    CHECK_EQ(machine_idle(machine), -EBUSY);
+    CHECK_EQ(machine_destroy(machine), -EBUSY);
 
     /* Unaligned, short, shared, held, peeked: copied, and the page goes back to the pool. */
     m = packet('b', 12, 4084);
@@ -102,7 +109,10 @@ main(void)
     all_of(u->base, 4096, 'a');
 
     CHECK_EQ(recv_flip(&m, u, 8 * 4096, 1, 0), -EINVAL);
+    jumbo_get_stats(machine->jumbo, &s);
+    CHECK_EQ(s.away, 4); /* three flipped, one copied to */
     user_area_destroy(u);
+    CHECK_EQ(machine_idle(machine), 0);
     CHECK_EQ(machine_destroy(machine), 0);
     return 0;
 }
