@@ -11,13 +11,12 @@ their page: one that is freed meanwhile goes back to the pool when the last view
 
 from __future__ import annotations
 
-import warnings
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakValueDictionary
 
 from harness import _misuse, _site
 from harness._native import ffi, lib
+from harness._owned import Collected
 from harness.arena import Arena, current
 from harness.errors import (
     ArgumentError,
@@ -27,7 +26,7 @@ from harness.errors import (
     UnsupportedError,
     error_from_errno,
 )
-from harness.vm_page import PAGE_SIZE, Page, Views, gone
+from harness.vm_page import PAGE_SIZE, Page, Views
 
 __all__ = [
     "JumboPage",
@@ -47,7 +46,7 @@ _owned: WeakValueDictionary[int, JumboPage] = WeakValueDictionary()
 _default: Arena | None = None
 
 
-class JumboPage(Page):
+class JumboPage(Collected, Page):
     """A page of the jumbo pool, yours until it is freed, stolen or passed up.
 
     Use as a context manager: leaving it frees the page if it is yours still. A handle that is let
@@ -56,50 +55,24 @@ class JumboPage(Page):
 
     __slots__ = ("_kva", "_views", "owned")
 
+    owned: bool
+
     def __init__(self, m: Any, machine: Any) -> None:
         super().__init__(m, machine)
         self._kva = int(ffi.cast("uintptr_t", lib.jumbo_kva(machine.jumbo, m)))
         self._views = Views()
-        #: Whether the page is this handle's to free.
         self.owned = True
         _owned[self._kva] = self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.owned:
-            jumbo_pg_free(self)
-
-    def __del__(self) -> None:
-        if getattr(self, "owned", False):
-            site = _site.name(self._m.alloc_site)
-            jumbo_pg_free(self)
-            warnings.warn(
-                f"jumbo page {self._m.pindex}, allocated at {site}, was never freed",
-                ResourceWarning,
-                stacklevel=1,
-                source=self,
-            )
 
     @property
     def handle(self) -> Any:
         """The `vm_page_t`, for calls into harness._native."""
-        if not self.owned:
-            raise gone(self)
-        return self._m
+        return self._while_owned(self._m)
 
     @property
     def kva(self) -> int:
         """Its address in the pool."""
-        if not self.owned:
-            raise gone(self)
-        return self._kva
+        return int(self._while_owned(self._kva))
 
     def view(self) -> memoryview:
         """Return the page's bytes where they lie, 4096 of them, writable."""
@@ -107,6 +80,13 @@ class JumboPage(Page):
         lib.vm_page_hold(m)
         held = _Hold(m, self._machine)
         return self._views.make(self._kva, PAGE_SIZE, held)
+
+    def _give_back(self) -> None:
+        jumbo_pg_free(self)
+
+    def _leak(self) -> str:
+        site = _site.name(self._m.alloc_site)
+        return f"jumbo page {self._m.pindex}, allocated at {site}, was never freed"
 
     def _leave(self) -> None:
         """Own the page no more."""
@@ -127,33 +107,31 @@ class _Hold:
         lib.vm_page_unhold(self._m)
 
 
-class StolenPage(Page):
-    """A page that left the jumbo pool; use as a context manager: leaving it frees the page."""
+class StolenPage(Collected, Page):
+    """A page that left the jumbo pool, yours until it is freed.
+
+    Use as a context manager: leaving it frees the page. Letting go of it is a leak, as for a
+    JumboPage.
+    """
 
     __slots__ = ("owned",)
+
+    owned: bool
 
     def __init__(self, m: Any, machine: Any) -> None:
         super().__init__(m, machine)
         self.owned = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.owned:
-            vm_page_free(self)
-
     @property
     def handle(self) -> Any:
         """The `vm_page_t`, for calls into harness._native."""
-        if not self.owned:
-            raise gone(self)
-        return self._m
+        return self._while_owned(self._m)
+
+    def _give_back(self) -> None:
+        vm_page_free(self)
+
+    def _leak(self) -> str:
+        return f"page {self._m.pindex}, stolen at {_site.name(self._m.free_site)}, was never freed"
 
     def view(self) -> memoryview:
         """Return the page's bytes by their direct-map address.

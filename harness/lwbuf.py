@@ -8,14 +8,14 @@ with lwbuf_alloc(page) as lwb:
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from harness import _misuse
 from harness._native import ffi, lib
+from harness._owned import Collected
 from harness.arena import Arena, current
 from harness.errors import BusyError, ResourceError
-from harness.vm_page import PAGE_SIZE, Page, Views, gone
+from harness.vm_page import PAGE_SIZE, Page, Views
 
 __all__ = [
     "Lwbuf",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Lwbuf:
+class Lwbuf(Collected):
     """A handle on a mapping; use as a context manager: leaving it frees it.
 
     Attributes:
@@ -46,36 +46,22 @@ class Lwbuf:
         self._views = Views()
         self.page = page
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._lwb is not None:
-                lwbuf_free(self)
-        except BusyError:
-            if value is None:
-                raise
-
-    def __del__(self) -> None:
-        if getattr(self, "_lwb", None) is not None:
-            lwbuf_free(self)
-
     def __repr__(self) -> str:
         state = "freed" if self._lwb is None else f"at {self.kva:#x}"
         return f"<Lwbuf of {self.page!r} {state}>"
 
     @property
+    def owned(self) -> bool:
+        """Whether it is to be freed still."""
+        return self._lwb is not None
+
+    def _give_back(self) -> None:
+        lwbuf_free(self)
+
+    @property
     def handle(self) -> Any:
         """The `struct lwbuf *`, for calls into harness._native."""
-        if self._lwb is None:
-            raise gone(self)
-        return self._lwb
+        return self._while_owned(self._lwb)
 
     @property
     def kva(self) -> int:

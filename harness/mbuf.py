@@ -23,15 +23,16 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from harness import _misuse
 from harness._native import ffi, lib
+from harness._owned import Owned
 from harness.arena import Arena, current
 from harness.errors import ArgumentError, BusyError, ResourceError, error_from_errno
 from harness.jumbo import JumboPage, jumbo_freem
 from harness.sf_buf import SfBuf, sf_buf_free
-from harness.vm_page import PAGE_SIZE, Views, gone
+from harness.vm_page import PAGE_SIZE, Views
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -163,7 +164,7 @@ class _Call:
 # ---- chains ----
 
 
-class Mbuf:
+class Mbuf(Owned):
     """A chain of mbufs, by its first one; it owns all of them.
 
     Use as a context manager to free the chain at the end, if it is this handle's still.
@@ -172,27 +173,12 @@ class Mbuf:
     __slots__ = ("__weakref__", "_m", "_machine", "_views")
 
     def __init__(self, m: Any, machine: Any) -> None:
+        # Freed by C when it is let go of: no call would raise what its routines raise.
         free = functools.partial(lib.m_freem)
         free.__dict__["keeps"] = machine
         self._m: Any = ffi.gc(m, free)
         self._machine = machine
         self._views = Views()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._m is not None:
-                m_freem(self)
-        except BusyError:
-            if value is None:
-                raise
 
     def __repr__(self) -> str:
         if self._m is None:
@@ -207,11 +193,17 @@ class Mbuf:
         return m_copydata(self)
 
     @property
+    def owned(self) -> bool:
+        """Whether the chain is this handle's."""
+        return self._m is not None
+
+    def _give_back(self) -> None:
+        m_freem(self)
+
+    @property
     def handle(self) -> Any:
         """The `struct mbuf *`, for calls into harness._native."""
-        if self._m is None:
-            raise gone(self)
-        return self._m
+        return self._while_owned(self._m)
 
     def _info(self, m: Any = None) -> Any:
         info = ffi.new("struct mb_info *")

@@ -9,14 +9,14 @@ with getpbuf(mine) as bp:
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from harness import _misuse, _site
 from harness._native import ffi, lib
+from harness._owned import Collected
 from harness.arena import Arena, current
 from harness.errors import ArgumentError, BusyError, error_from_errno
-from harness.vm_page import Views, gone
+from harness.vm_page import Views
 
 __all__ = ["MAXPHYS", "Buf", "Pfreecnt", "getpbuf", "nswbuf", "relpbuf", "trypbuf"]
 
@@ -45,7 +45,7 @@ class Pfreecnt:
         return f"Pfreecnt({int(self)})"
 
 
-class Buf:
+class Buf(Collected):
     """A buffer that is yours; use as a context manager: leaving it releases the buffer.
 
     Attributes:
@@ -60,35 +60,21 @@ class Buf:
         self._views = Views()
         self.pfreecnt = pfreecnt
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._bp is not None:
-                relpbuf(self)
-        except BusyError:
-            if value is None:
-                raise
-
-    def __del__(self) -> None:
-        if getattr(self, "_bp", None) is not None:
-            relpbuf(self)
-
     def __repr__(self) -> str:
         return f"<Buf {'released' if self._bp is None else hex(self.kva)}>"
 
     @property
+    def owned(self) -> bool:
+        """Whether it is to be released still."""
+        return self._bp is not None
+
+    def _give_back(self) -> None:
+        relpbuf(self)
+
+    @property
     def handle(self) -> Any:
         """The `struct buf *`, whose fields may be set, for calls into harness._native."""
-        if self._bp is None:
-            raise gone(self)
-        return self._bp
+        return self._while_owned(self._bp)
 
     @property
     def kva(self) -> int:

@@ -12,21 +12,20 @@ may be called, and no second quick mapping be made.
 from __future__ import annotations
 
 import threading
-from types import TracebackType
-from typing import Self
 
 from harness import _misuse
 from harness._native import ffi, lib
+from harness._owned import Owned
 from harness.arena import current
 from harness.errors import BusyError, ResourceError
-from harness.vm_page import PAGE_SIZE, Page, Views, gone
+from harness.vm_page import PAGE_SIZE, Page, Views
 
 __all__ = ["QuickMapping", "pmap_quick_enter_page", "pmap_quick_remove_page"]
 
 _here = threading.local()
 
 
-class QuickMapping:
+class QuickMapping(Owned):
     """The calling thread's quick mapping; use as a context manager: leaving it removes it.
 
     Attributes:
@@ -41,31 +40,21 @@ class QuickMapping:
         self._views = Views()
         self.page = page
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._kva:
-                pmap_quick_remove_page(self)
-        except BusyError:
-            if value is None:
-                raise
-
     def __repr__(self) -> str:
         return f"<QuickMapping of {self.page!r} at {self._kva:#x}>"
 
     @property
     def kva(self) -> int:
         """Address of the mapping."""
-        if not self._kva:
-            raise gone(self)
-        return self._kva
+        return int(self._while_owned(self._kva))
+
+    @property
+    def owned(self) -> bool:
+        """Whether it is to be removed still."""
+        return self._kva != 0
+
+    def _give_back(self) -> None:
+        pmap_quick_remove_page(self)
 
     def view(self) -> memoryview:
         """Return the page's bytes where they are mapped; drop it before the mapping is removed."""

@@ -11,12 +11,12 @@ would be a SIGBUS, as with mmap.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from harness import _misuse
 from harness._live import track
 from harness._native import ffi, lib
+from harness._owned import Collected
 from harness.arena import Arena, current
 from harness.errors import (
     ArgumentError,
@@ -27,7 +27,7 @@ from harness.errors import (
     SleepInterruptedError,
     error_from_errno,
 )
-from harness.vm_page import PAGE_SIZE, Page, gone, view
+from harness.vm_page import PAGE_SIZE, Page, view
 
 __all__ = [
     "SFB_CATCH",
@@ -61,7 +61,7 @@ class HasFileno(Protocol):
         ...
 
 
-class VmObject:
+class VmObject(Collected):
     """The pages of an open file: regular, memfd or shared memory; use as a context manager.
 
     Args:
@@ -85,20 +85,13 @@ class VmObject:
         self._object: Any = out[0]
         track(self)
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def owned(self) -> bool:
+        """Whether it is open."""
+        return self._object is not None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _give_back(self) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_object", None) is not None:
-            self.close()
 
     @property
     def closed(self) -> bool:
@@ -146,45 +139,33 @@ class VmObject:
         return FilePage(m, self._machine)
 
 
-class FilePage(Page):
+class FilePage(Collected, Page):
     """A page of a file, wired; use as a context manager: leaving it unwires the page."""
 
-    __slots__ = ("wired",)
+    __slots__ = ("owned",)
+
+    owned: bool
 
     def __init__(self, m: Any, machine: Any) -> None:
         super().__init__(m, machine)
-        self.wired = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def __del__(self) -> None:
-        if getattr(self, "wired", False):
-            self.release()
+        self.owned = True
 
     @property
     def handle(self) -> Any:
         """The `vm_page_t`, for calls into harness._native."""
-        if not self.wired:
-            raise gone(self)
-        return self._m
+        return self._while_owned(self._m)
+
+    def _give_back(self) -> None:
+        self.release()
 
     def release(self) -> None:
         """Unwire the page; again has no effect. Buffers of it stay good."""
-        if self.wired:
-            self.wired = False
+        if self.owned:
+            self.owned = False
             lib.vm_page_unwire(self._m)
 
 
-class SfBuf:
+class SfBuf(Collected):
     """One reference to the sf_buf of a page; use as a context manager: leaving it frees it.
 
     Attributes:
@@ -198,37 +179,22 @@ class SfBuf:
         self._machine = page._machine
         self.page = page
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._sf is not None:
-            sf_buf_free(self)
-
-    def __del__(self) -> None:
-        if getattr(self, "_sf", None) is not None:
-            sf_buf_free(self)
-
     def __repr__(self) -> str:
         state = "freed" if self._sf is None else f"at {self.kva:#x}"
         return f"<SfBuf of {self.page!r} {state}>"
 
     @property
-    def freed(self) -> bool:
-        """Whether this reference was freed."""
-        return self._sf is None
+    def owned(self) -> bool:
+        """Whether this reference is to be freed still."""
+        return self._sf is not None
+
+    def _give_back(self) -> None:
+        sf_buf_free(self)
 
     @property
     def handle(self) -> Any:
         """The `struct sf_buf *`, for calls into harness._native."""
-        if self._sf is None:
-            raise gone(self)
-        return self._sf
+        return self._while_owned(self._sf)
 
     @property
     def kva(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from harness import _misuse, _site
 from harness._native import ffi, lib
 from harness.arena import Arena, current, history_of
-from harness.errors import ArgumentError, ClosedError
+from harness.errors import ArgumentError
 
 __all__ = [
     "PAGE_SIZE",
@@ -209,8 +209,3 @@ def vm_page_unwire(page: Page) -> None:
     seen = _misuse.count()
     lib.vm_page_unwire(page._m)
     _misuse.check(seen, "unwire", repr(page))
-
-
-def gone(what: object) -> ClosedError:
-    """Return the error for a use of something that was given back."""
-    return ClosedError("use", repr(what), "it was given back", "take what you need before that")

@@ -165,6 +165,9 @@ class TestJumbo:
         with jumbo_pg_steal(page) as stolen:
             assert stolen.info.state == "stolen"
             assert stolen.info.kva is None
+            assert (arena.stats().pages_in_use, arena.stats().pages_away) == (0, 1)
+            with pytest.raises(ArenaBusyError, match="1 stolen page in use"):
+                arena.close()
             with pytest.raises(FreeAfterStealError):
                 jumbo_pg_free(page)
             with sf_buf_alloc(stolen) as sf:
@@ -182,9 +185,12 @@ class TestJumbo:
             warnings.simplefilter("always")
             jumbo_pg_alloc()
             gc.collect()
-        assert [w.category for w in caught] == [ResourceWarning]
-        assert __file__ in str(caught[0].message)
-        assert arena.stats().pages_in_use == 0
+            page = jumbo_pg_alloc()
+            jumbo_pg_steal(page)
+            gc.collect()
+        assert [w.category for w in caught] == [ResourceWarning, ResourceWarning]
+        assert all(__file__ in str(w.message) for w in caught)
+        assert (arena.stats().pages_in_use, arena.stats().pages_away) == (0, 0)
 
     @pytest.mark.usefixtures("arena")
     def test_holds_and_wirings_are_counted(self) -> None:
