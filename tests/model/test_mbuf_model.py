@@ -170,7 +170,12 @@ class Mbufs(RuleBasedStateMachine):
         with pytest.raises(ArgumentError):
             m_split(chain.m, len(chain.data) + 1)
         tail = m_split(chain.m, at)
-        self.chains.append(Chain(tail, *chain.cut(at), chain.header))
+        rest = Chain(tail, *chain.cut(at), tail.pkthdr_len is not None)
+        if chain.header:
+            assert rest.header
+        elif rest.header:  # cut where a packet was appended, whose header is as it was then
+            tail.pkthdr_len = len(rest.data)
+        self.chains.append(rest)
 
     @precondition(lambda self: self.chains)
     @rule(data=st.data())
