@@ -697,7 +697,8 @@ class Connection(_Endpoint):
 
         Raises:
             FileError: not to be opened or read, or not a regular file. After a read error in the
-                middle the connection was reset, so that nobody takes the rest for the file.
+                middle, or when it shrank below what is in the send buffer, the connection was
+                reset, so that nobody takes the rest for the file.
             ArgumentError: a negative offset or length.
             TcpClosedError, TcpResetError, TcpTimeoutError, TcpAbortedError: as send().
         """
@@ -781,9 +782,7 @@ class Connection(_Endpoint):
                 return e
             return FileError("send file", name, errno=code)
         if code == errno.EIO:
-            return FileError(
-                "send file", name, "reading it failed or it was cut short", "", errno=code
-            )
+            return _pages_gone("send file", name)
         return self._error(code, "send file on")
 
     def shutdown(self) -> None:
@@ -805,6 +804,7 @@ class Connection(_Endpoint):
         Raises:
             TcpTimeoutError: not within `timeout` seconds.
             TcpResetError, TcpTimeoutError, TcpAbortedError: the connection broke.
+            FileError: a file shrank while its pages waited in the send buffer.
         """
         info = self._wait(lambda i: i.unsent == 0 and i.unacked == 0, timeout, "drain")
         if info.error:
@@ -820,6 +820,7 @@ class Connection(_Endpoint):
 
         Raises:
             TcpResetError, TcpTimeoutError, TcpAbortedError: it broke before the peer had all of it.
+            FileError: as drain().
         """
         if self.closed:
             self._handle = None
@@ -838,8 +839,15 @@ class Connection(_Endpoint):
             super().close()
 
 
+def _pages_gone(operation: str, what: str) -> FileError:
+    problem = "a file shrank, or could not be read, while it was being sent: the peer got a reset"
+    return FileError(operation, what, problem, "send files that nobody cuts", errno=errno.EIO)
+
+
 def _tcp_error(code: int, operation: str, what: str) -> HarnessError:
     code = abs(code)
+    if code == errno.EIO:
+        return _pages_gone(operation, what)
     error = error_from_errno(code, operation, what)
     if isinstance(error, (TcpError, ResourceError)):
         return error

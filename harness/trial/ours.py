@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -168,12 +167,7 @@ class OurNic:
         ):
             device = self._nic.device_stats()
 
-            def look() -> None:
-                # Of what was mapped and not sent yet, the pages are gone: no retransmission helps.
-                if self._nic.device_stats().tx_fault > device.tx_fault and payload.is_shorter():
-                    raise payload.shrunk()
-
-            watch = _Watch(connection, self._stall, progress, look)
+            watch = _Watch(connection, self._stall, progress)
             copied = self.arena.stats().bytes_copied
             begin, cpu = time.monotonic_ns(), time.thread_time_ns()
             # The size is stated, so that a file that shrinks meanwhile is seen to.
@@ -206,20 +200,12 @@ class _Watch:
         connection: it goes over.
         stall: seconds without an acknowledgement of anything new after which it fails.
         progress: told the bytes acknowledged.
-        look: called when there was no progress; it may know why, and raise.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        stall: float,
-        progress: Progress | None,
-        look: Callable[[], None],
-    ) -> None:
+    def __init__(self, connection: Connection, stall: float, progress: Progress | None) -> None:
         self._connection = connection
         self._stall = stall
         self._progress = progress
-        self._look = look
         self._acked = -1
         self._since = 0.0
 
@@ -236,7 +222,6 @@ class _Watch:
             if self._progress is not None:
                 self._progress(acked)
             return
-        self._look()
         if now - self._since > self._stall:
             host, port = self._connection.peer
             raise TcpTimeoutError(

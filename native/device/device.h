@@ -92,7 +92,8 @@ struct device;
  * The five functions. Each returns 0 or a negative errno unless said otherwise.
  *
  * attach: the rings are there and the driver has posted nothing yet.
- * kick: the driver published on a queue; transmit what is there. Frames moved, or -errno.
+ * kick: the driver published on a queue; transmit what is there. Frames moved, or -errno:
+ *       -EFAULT all were taken, and one or more were lost because a file page in them had gone.
  * poll: receive up to @budget frames into posted buffers. Frames moved, or -errno:
  *       -ENETDOWN the interface is down, -ENODEV the device is gone, -EPROTO the driver broke the ring.
  * detach: after it returns, the device touches neither ring nor buffer. Chains it had taken and not

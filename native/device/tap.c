@@ -301,17 +301,17 @@ tap_write(struct tap_queue *q, const struct vq_seg *seg, unsigned n)
     return done < 0 ? -errno : done;
 }
 
-int
-tap_sent(struct tap_queue *q, int64_t res)
+void
+tap_sent(struct tap_queue *q, int64_t res, struct tap_sent *sum)
 {
     if (res == -EFAULT) {
         tap_count(&q->stats.tx_fault, 1);
+        sum->fault = true;
     } else if (res < 0) {
         tap_count(&q->stats.tx_refused, 1);
     } else {
         tap_count(&q->stats.tx_frames, 1);
         tap_count(&q->stats.tx_bytes, (uint64_t)res - sizeof(struct net_hdr));
-        return 1;
+        sum->frames++;
     }
-    return 0;
 }

@@ -77,8 +77,21 @@ tap_retry(int64_t res)
     return res == -EAGAIN || res == -EIO || res == -EBADFD;
 }
 
-/* tap_sent() - count what became of a frame; 1 when it went out, otherwise 0 */
-int tap_sent(struct tap_queue *q, int64_t res);
+/* What became of the frames of one kick. */
+struct tap_sent {
+    int frames; /* went out */
+    bool fault; /* one did not, because a file page in it had gone */
+};
+
+/* tap_sent() - count what became of a frame */
+void tap_sent(struct tap_queue *q, int64_t res, struct tap_sent *sum);
+
+/* tap_kicked() - what kick returns when nothing else is wrong */
+static inline int
+tap_kicked(const struct tap_sent *sum)
+{
+    return sum->fault ? -EFAULT : sum->frames;
+}
 
 /* tap_error() - a mood of the TAP as the device interface names it; counted; 0 for EAGAIN, or negative. */
 int tap_error(struct tap_queue *q, int err);

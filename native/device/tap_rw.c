@@ -10,7 +10,7 @@ tap_rw_kick(struct device *d, unsigned queue)
     struct tap_queue *q = &tap_of(d)->q[queue];
     struct vq_seg seg[NET_TX_SEGS];
     struct vq_chain c;
-    int sent = 0;
+    struct tap_sent sum = {0};
     int got;
 
     while ((got = vq_device_get(&q->tx, seg, NET_TX_SEGS, &c)) == 1) {
@@ -22,11 +22,11 @@ tap_rw_kick(struct device *d, unsigned queue)
             got = tap_error(q, (int)-res);
             break;
         }
-        sent += tap_sent(q, res);
+        tap_sent(q, res, &sum);
         vq_device_put(&q->tx, c.head, 0);
     }
     vq_device_publish(&q->tx);
-    return got < 0 ? got : sent;
+    return got < 0 ? got : tap_kicked(&sum);
 }
 
 static void

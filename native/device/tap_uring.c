@@ -151,26 +151,23 @@ one_by_one(struct tap_queue *q, struct batch *b, unsigned i)
  * When the interface comes up in the middle of a batch, frames that were too early have others behind
  * them that went out: they are given back as refused, rather than sent out of order.
  *
- * Return: frames sent, or what tap_error() says of the first that stays.
+ * Return: 0, or what tap_error() says of the first that stays.
  */
 static int
-settle(struct tap_queue *q, struct batch *b)
+settle(struct tap_queue *q, struct batch *b, struct tap_sent *sum)
 {
     unsigned n = b->n;
-    int sent = 0;
 
     while (n > 0 && tap_retry(b->res[n - 1]))
         n--;
     for (unsigned i = 0; i < n; i++) {
-        sent += tap_sent(q, b->res[i]);
+        tap_sent(q, b->res[i], sum);
         vq_device_put(&q->tx, b->chain[i], 0);
     }
     if (n == b->n)
-        return sent;
+        return 0;
     vq_device_unget(&q->tx, b->n - n);
-    int err = tap_error(q, -b->res[n]);
-
-    return err ? err : sent;
+    return tap_error(q, -b->res[n]);
 }
 
 static int
@@ -179,22 +176,20 @@ tap_uring_kick(struct device *d, unsigned queue)
     struct tap_uring *t = tap_uring_of(d);
     struct tap_queue *q = &t->tap.q[queue];
     struct batch *b = t->batch[queue];
-    int sent = 0;
+    struct tap_sent sum = {0};
     int err;
 
     do {
         err = collect(q, b);
         one_by_one(q, b, b->n < BATCH_MIN ? 0 : submit(t, q, b));
-        int moved = settle(q, b);
+        int stays = settle(q, b, &sum);
 
-        if (moved < 0)
-            err = moved;
-        else
-            sent += moved;
+        if (stays)
+            err = stays;
         /* Anything that stays on the ring stays for the next kick. */
     } while (!err && b->n > 0 && !tap_retry(b->res[b->n - 1]));
     vq_device_publish(&q->tx);
-    return err ? err : sent;
+    return err ? err : tap_kicked(&sum);
 }
 
 /* ---- life ---- */

@@ -88,6 +88,14 @@ inet_allow(struct inet *in, uint32_t *count, uint32_t limit)
     return (*count)++ < limit;
 }
 
+/* look_into() - was that error a file page that had gone? The next poll finds out whose. */
+static void
+look_into(struct inet *in, int rc)
+{
+    if (rc == -EFAULT)
+        in->fault = in->work = true;
+}
+
 void
 inet_flush(struct inet *in)
 {
@@ -95,7 +103,7 @@ inet_flush(struct inet *in)
         return;
     in->tx_dirty = false;
     /* A frame that the device refuses is a lost frame, which is what retransmission is for. */
-    (void)nic_tx_flush(in->nic, in->queue);
+    look_into(in, nic_tx_flush(in->nic, in->queue));
 }
 
 int
@@ -104,10 +112,11 @@ inet_tx(struct inet *in, struct mbuf *m)
     int rc = nic_tx(in->nic, in->queue, m);
 
     if (rc == -ENOBUFS) {
-        (void)nic_tx_flush(in->nic, in->queue);
+        look_into(in, nic_tx_flush(in->nic, in->queue));
         rc = nic_tx(in->nic, in->queue, m);
     }
     if (rc) {
+        look_into(in, rc);
         in->stats.tx_busy++;
         return rc;
     }
@@ -267,6 +276,10 @@ inet_poll(struct inet *in)
     }
     tcp_run_output(in);
     inet_flush(in);
+    if (in->fault) {
+        in->fault = false;
+        tcp_check_pages(in);
+    }
     return n < 0 && !total ? n : total;
 }
 
@@ -308,6 +321,12 @@ unsigned
 inet_queue(const struct inet *in)
 {
     return in->queue;
+}
+
+uint32_t
+inet_sndbuf(const struct inet *in)
+{
+    return in->sndbuf;
 }
 
 void

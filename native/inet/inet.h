@@ -64,6 +64,8 @@ int inet_wait(struct inet *in, int64_t timeout_ns);
 struct nic *inet_nic(const struct inet *in);
 /* inet_queue() - and its queue */
 unsigned inet_queue(const struct inet *in);
+/* inet_sndbuf() - bytes a connection keeps unacknowledged or unsent */
+uint32_t inet_sndbuf(const struct inet *in);
 /* inet_timeout() - ns until inet_poll() has something to do without a frame; -1: nothing. */
 int64_t inet_timeout(const struct inet *in);
 
@@ -86,8 +88,11 @@ enum tcp_state {
 
 struct tcp_info_s {
     uint32_t state; /* enum tcp_state */
-    int32_t
-        error; /* 0 or a positive errno: ECONNREFUSED, ECONNRESET, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH */
+    /*
+     * 0 or a positive errno: ECONNREFUSED, ECONNRESET, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH; EIO when pages
+     * of a file in the send buffer have gone, because it shrank or could not be read.
+     */
+    int32_t error;
     uint32_t mss;                              /* payload bytes per segment towards the peer */
     uint32_t snd_wnd, rcv_wnd, cwnd, ssthresh; /* bytes */
     uint32_t unsent, unacked;                  /* bytes in the send buffer */

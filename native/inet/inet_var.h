@@ -68,6 +68,7 @@ struct inet {
     uint8_t mac[6];
     bool tx_dirty; /* frames are on the ring and not flushed */
     bool work;     /* output waits that need not wait: inet_wait() returns at once */
+    bool fault;    /* a frame was lost to a file page that had gone: some connection's */
     uint16_t ip_id;
     unsigned timer_skips;
 
@@ -203,6 +204,8 @@ bool tcp_neighbour_wanted(struct inet *in, uint32_t nexthop);
 /* tcp_run_output() - transmit for every connection that asked for it. */
 void tcp_run_output(struct inet *in);
 void tcp_timers(struct inet *in);
+/* tcp_check_pages() - abort the connections whose send buffers hold pages that have gone. */
+void tcp_check_pages(struct inet *in);
 void tcp_destroy(struct inet *in);
 
 #endif

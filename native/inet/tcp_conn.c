@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arena/guard.h"
 #include "inet/tcp_var.h"
 
 #define PORT_FIRST 49152u /* RFC 6335: the dynamic ports */
@@ -213,6 +214,45 @@ tcp_closed(struct tcp_conn *c, int error)
     tcp_reass_free(c); /* what is in order can still be read */
     c->snd_una = c->snd_nxt;
     tcp_sb_reset(c);
+}
+
+/* touch() - read a byte of each page that a chain's external storage lies on */
+static int
+touch(void *chain)
+{
+    for (const struct mbuf *m = chain; m; m = m->m_next) {
+        const volatile char *p = m->m_data;
+        const char *end = m->m_data + m->m_len;
+
+        if (!(m->m_flags & M_EXT))
+            continue;
+        for (; (const char *)p < end; p = (const volatile char *)(((uintptr_t)p | PAGE_MASK) + 1))
+            (void)*p;
+    }
+    return 0;
+}
+
+bool
+tcp_check_sndbuf(struct tcp_conn *c)
+{
+    if (!c->snd_head || guard_run(touch, c->snd_head) == 0)
+        return true;
+    /* The peer still waits for what is missing, and takes an RST only there: RFC 5961 3.2. */
+    if (c->snd_una != c->snd_nxt)
+        tcp_send_control(c, c->snd_una, TF_RST | TF_ACK);
+    tcp_reset(c, EIO);
+    return false;
+}
+
+void
+tcp_check_pages(struct inet *in)
+{
+    struct tcp_conn *next;
+
+    for (struct tcp_conn *c = TAILQ_FIRST(&in->conns); c; c = next) {
+        next = TAILQ_NEXT(c, all_link);
+        tcp_check_sndbuf(c);
+    }
 }
 
 void

@@ -79,7 +79,8 @@ too_often(struct tcp_conn *c)
 static void
 timeout(struct tcp_conn *c)
 {
-    if (too_often(c))
+    /* What is missing may be missing because it cannot be sent any more: not every device tells. */
+    if (too_often(c) || !tcp_check_sndbuf(c))
         return;
     c->in->stats.tx_rto++;
     c->backoff++;
@@ -117,7 +118,7 @@ rexmt_timer(struct tcp_conn *c)
     if (c->rexmt == RM_PERSIST) {
         if (c->snd_una != c->snd_nxt || c->fin_sent || c->snd_end_seq == c->snd_nxt)
             return;
-        if (too_often(c))
+        if (too_often(c) || !tcp_check_sndbuf(c))
             return;
         c->backoff++;
         tcp_send_persist(c);

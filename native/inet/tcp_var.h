@@ -211,6 +211,13 @@ void tcp_want_output(struct tcp_conn *c);
 /* tcp_sndbuf_ack() - let go of the mbufs that lie wholly below snd_una. */
 void tcp_sndbuf_ack(struct tcp_conn *c);
 void tcp_sndbuf_free(struct tcp_conn *c);
+/*
+ * tcp_check_sndbuf() - are all pages of the send buffer still there? If not, it is over: EIO
+ *
+ * Bytes that were promised to the peer have gone: better no stream than a wrong one. False: the connection
+ * was aborted, and may be gone.
+ */
+bool tcp_check_sndbuf(struct tcp_conn *c);
 
 static inline bool
 tcp_synchronized(const struct tcp_conn *c)

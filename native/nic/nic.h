@@ -103,11 +103,17 @@ int nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
  *
  * Return: 0; -ENOBUFS when the ring is full: flush, and try again; -EMSGSIZE for a frame longer than the MTU (or
  * segment size) allows; -EINVAL for less than an Ethernet header or offload fields that make no sense;
- * -EOPNOTSUPP for a super-frame of a kind that was not negotiated; -ENOMEM.
+ * -EOPNOTSUPP for a super-frame of a kind that was not negotiated; -EFAULT when a file page that was to be
+ * summed here had gone; -ENOMEM.
  */
 int nic_tx(struct nic *n, unsigned queue, struct mbuf *m);
 
-/* nic_tx_flush() - publish, let the device transmit, free what completed; frames sent or -errno. */
+/*
+ * nic_tx_flush() - publish, let the device transmit, free what completed
+ *
+ * Return: frames sent, as far as the device knows; -EFAULT when it lost one to a file page that had gone
+ * (no frame waits because of it); another -errno.
+ */
 int nic_tx_flush(struct nic *n, unsigned queue);
 
 /* nic_tx_room() - frames that nic_tx() would take now, for chains of @segs segments. */

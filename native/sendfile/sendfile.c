@@ -30,23 +30,6 @@ min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* faults() - frames that were lost because a file page had gone */
-static uint64_t
-faults(const struct sendfile *s)
-{
-    struct nic *n = inet_nic(s->inet);
-    struct nic_queue_stats q;
-    struct device_info info;
-    uint64_t sum = 0;
-
-    nic_describe(n, &info);
-    for (unsigned i = 0; i < info.nqueues; i++) {
-        nic_get_stats(n, i, &q);
-        sum += info.queue[i].tx_fault + q.tx_fault;
-    }
-    return sum;
-}
-
 static int
 connection_error(const struct sendfile *s)
 {
@@ -114,7 +97,6 @@ sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct s
         sendfile_end(s);
         return err;
     }
-    s->faults = faults(s);
     sf_map_count(map, SF_SYSCALLS, 1);
     return 0;
 }
@@ -279,16 +261,23 @@ feed(struct sendfile *s)
         r = hand_over(s, &s->chunk);
     if (r <= 0)
         return r;
+    /* No look at the file while there is no room for what did not fit when it was last looked at. */
+    if (tcp_send_room(s->conn) < s->want)
+        return 0;
     int64_t left = file_left(s);
 
     if (left < 0)
         return (int)left;
     while (left > 0) {
         int64_t want = min64(left, CHUNK_BYTES - (s->offset & (CHUNK_BYTES - 1)));
+
+        /* Half of a small buffer: a frame that is not full may wait in it for what follows. */
+        want = min64(want, inet_sndbuf(s->inet) / 2);
         struct mbuf *m = NULL;
         int err;
 
         /* Whole chunks only: crumbs would cost an mbuf and a mapping each. */
+        s->want = want;
         if (tcp_send_room(s->conn) < want)
             return 0;
         if ((s->flags & SF_NODISKIO) && !resident(s, want)) {
@@ -361,6 +350,8 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
     for (;;) {
         int fed = s->fed ? 1 : feed(s);
 
+        if (fed == -EIO) /* better no stream than one that is taken for the file */
+            tcp_reset(s->conn, EIO);
         /* Between two feeds a frame that is not full waits for the next one's bytes. */
         tcp_set_more(s->conn, fed == 0);
 
@@ -376,12 +367,6 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
             err = moved;
         if (err >= 0)
             err = connection_error(s);
-        if (err >= 0 && faults(s) != s->faults) {
-            /* Bytes that were promised are gone: better no stream than a wrong one. */
-            tcp_reset(s->conn, EIO);
-            s->shrunk = true;
-            err = -EIO;
-        }
         if (err < 0) {
             s->error = err;
             return err;

@@ -33,12 +33,12 @@ struct sendfile {
     int64_t start;       /* where it began */
     int64_t offset;      /* next byte of the file to hand over */
     int64_t end;         /* one past the last; -1: the end of the file, wherever it is then */
+    int64_t want;        /* bytes of it that there has to be room for */
     struct mbuf *header; /* sent before; NULL */
     struct mbuf *chunk;  /* of the file, waiting for room in the send buffer; NULL */
     struct mbuf *trailer;
     uint64_t sbytes;   /* header and payload handed to the protocol */
     uint64_t syscalls; /* made by sendfile itself: pread, fstat */
-    uint64_t faults;   /* frames lost to vanished pages before this transfer */
     bool fed;          /* everything was handed over */
     bool shrunk;       /* the file ended early */
     int error;         /* 0 or a negative errno */
@@ -66,7 +66,8 @@ int sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, stru
  * @budget_ns: give control back after about so long
  *
  * Return: 1 everything was handed over (with SF_SYNC: and acknowledged); 0 not yet: call again;
- * -EINTR a signal arrived; another -errno: the transfer failed, s->sbytes says how far it came.
+ * -EINTR a signal arrived; another -errno: the transfer failed, s->sbytes says how far it came; -EIO: reading
+ * the file did, or it shrank when pages of it were in the send buffer already.
  */
 int sendfile_run(struct sendfile *s, int64_t budget_ns);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * TCP, ARP and ICMP against the kernel, over a TAP in a network namespace of this process's own, with
- * and without offloads, and with one frame in a hundred lost in each direction.
+ * and without offloads, and with one frame in a hundred lost in each direction; and a file that shrinks
+ * while its pages wait to be sent.
  *
  * BENCH=<MiB> measures instead: how fast the kernel takes what we send.
  */
@@ -14,6 +15,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -133,6 +135,37 @@ make_tap(uint32_t mtu)
     return fd;
 }
 
+static uint64_t stopped; /* ns: what the stack takes the time to be; 0: as it goes by */
+
+static uint64_t
+stopped_clock(void *arg)
+{
+    (void)arg;
+    return stopped;
+}
+
+static bool secretive; /* the device does not tell that a frame was lost */
+static const struct device_ops *talkative;
+
+static int
+kick_silently(struct device *d, unsigned queue)
+{
+    int r = talkative->kick(d, queue);
+
+    return r == -EFAULT ? 0 : r;
+}
+
+static void
+keep_secrets(struct device *d)
+{
+    static struct device_ops ops;
+
+    talkative = d->ops;
+    ops = *talkative;
+    ops.kick = kick_silently;
+    d->ops = &ops;
+}
+
 static struct net
 make(uint32_t mtu, uint32_t offloads)
 {
@@ -144,7 +177,10 @@ make(uint32_t mtu, uint32_t offloads)
                             .mtu = mtu,
                             .offloads = offloads,
                             .mac = {2, 0, 0, 0, 0, 2}};
-    struct inet_config ic = {.addr = inet_addr(OUR), .netmask = htonl(0xffffff00), .seed = 3};
+    struct inet_config ic = {.addr = inet_addr(OUR),
+                             .netmask = htonl(0xffffff00),
+                             .seed = 3,
+                             .clock = stopped ? stopped_clock : NULL};
     struct device *d;
 
     CHECK_EQ(machine_create(&mc, &n.machine), 0);
@@ -152,6 +188,8 @@ make(uint32_t mtu, uint32_t offloads)
     CHECK(n.region);
     memcpy(n.region, reference, REGION);
     CHECK_EQ(tap_rw_create(&n.fd, 1, &d), 0);
+    if (secretive)
+        keep_secrets(d);
     CHECK_EQ(nic_attach(n.machine->jumbo, n.machine->mbufs, d, &nc, &n.nic), 0);
     CHECK_EQ(inet_create(n.nic, &ic, &n.inet), 0);
     return n;
@@ -462,6 +500,91 @@ test_lossy(uint32_t mtu)
     unmake(&n);
 }
 
+/* turn() - one turn of the loop, with time standing still */
+static void
+turn(struct net *n)
+{
+    if (inet_poll(n->inet) == 0)
+        CHECK(nic_wait(n->nic, 0, 10000000) >= 0);
+}
+
+/*
+ * test_vanish() - a file shrinks while its pages wait in the send buffer of a peer that does not read
+ * @told: the device says what became of the next frame, and no timer has to go off; otherwise it does
+ *        not, as vhost-net, and one does
+ */
+static void
+test_vanish(uint32_t offloads, bool told)
+{
+    const struct sockaddr_in sin = {
+        .sin_family = AF_INET, .sin_port = htons(5003), .sin_addr.s_addr = inet_addr(KERNEL)};
+    int s = socket(AF_INET, SOCK_STREAM, 0), file = memfd_create("shrinks", 0), small = 65536,
+        one = 1;
+    static char buf[1 << 20];
+    struct sf_map_stats st;
+    int peer;
+    struct vm_object *o;
+    struct tcp_conn *c;
+    struct sf_run run;
+    struct net n;
+    ssize_t got;
+
+    stopped = 1000000000;
+    secretive = !told;
+    n = make(1500, offloads);
+    CHECK_EQ(setsockopt(s, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+    CHECK_EQ(setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), 0);
+    CHECK_EQ(bind(s, (const struct sockaddr *)&sin, sizeof(sin)), 0);
+    CHECK_EQ(listen(s, 1), 0);
+    CHECK_EQ(tcp_connect(n.inet, inet_addr(KERNEL), 5003, 0, &c), 0);
+    while (info(c).state == TCPS_SYN_SENT)
+        turn(&n);
+    CHECK_EQ(info(c).state, TCPS_ESTABLISHED);
+    peer = accept4(s, NULL, NULL, SOCK_NONBLOCK);
+    CHECK(peer >= 0);
+
+    CHECK_EQ(ftruncate(file, sizeof(buf)), 0);
+    CHECK_EQ(vm_object_open(n.machine->sf_map, file, &o), 0);
+    CHECK_EQ(sf_run_alloc(o, 0, sizeof(buf) >> PAGE_SHIFT, SFB_NOWAIT, &run), 0);
+    struct mbuf *m = mb_get(n.machine->mbufs);
+
+    CHECK_EQ(m_extadd(m, run.kva, sizeof(buf), sf_run_ext_free, (void *)(uintptr_t)run.npages,
+                      M_RDONLY, EXT_SFBUF),
+             0);
+    m->m_len = sizeof(buf);
+    CHECK_EQ(tcp_send(c, m), 0);
+    while (info(c).bytes_acked == 0)
+        turn(&n);
+    CHECK(info(c).unsent > 0);
+    CHECK_EQ(info(c).error, 0);
+
+    CHECK_EQ(ftruncate(file, 4096), 0);
+    for (double start = seconds(); !info(c).error; turn(&n)) {
+        CHECK(seconds() - start < 60);
+        while (recv(peer, buf, sizeof(buf), 0) > 0)
+            ;
+        if (!told && inet_timeout(n.inet) > 0)
+            stopped += (uint64_t)inet_timeout(n.inet);
+    }
+    CHECK_EQ(info(c).error, EIO);
+    CHECK_EQ(info(c).state, TCPS_CLOSED);
+    while ((got = recv(peer, buf, sizeof(buf), 0)) > 0 || (got < 0 && errno == EAGAIN))
+        turn(&n);
+    CHECK(got < 0 && errno == ECONNRESET);
+
+    vm_object_close(o);
+    sf_map_get_stats(n.machine->sf_map, &st);
+    CHECK_EQ(st.nsfbufsused, 0);
+    CHECK_EQ(st.wired, 0);
+    tcp_close(c);
+    close(peer);
+    close(s);
+    close(file);
+    unmake(&n);
+    stopped = 0;
+    secretive = false;
+}
+
 static double
 cpu(const struct timeval *t)
 {
@@ -532,6 +655,9 @@ main(void)
         tcp_close(c);
         unmake(&n);
     }
+    test_vanish(OFFLOAD_ALL, true);
+    test_vanish(OFFLOAD_ALL, false);
+    test_vanish(0, true); /* the sum is made here */
     test_lossy(1500);
     test_lossy(65520);
     return 0;

@@ -468,6 +468,82 @@ def test_a_file_that_shrinks_meanwhile(host, file_of, strategy):
     assert h.arena.stats().sfbufs_in_use == 0
 
 
+@pytest.mark.parametrize("offloads", [None, Offloads.NONE], ids=["offloads", "plain"])
+@pytest.mark.parametrize("peer_reads", [True, False], ids=["reads", "sleeps"])
+def test_a_file_that_shrinks_while_it_waits_to_be_sent(
+    host, file_of, tmp_path, offloads, peer_reads
+):
+    """sendfile() has returned: it is the connection that ends, and no other."""
+    h = host(offloads=offloads)
+    data = stream(4_000_000)
+    path = file_of(data)
+    other = tmp_path / "other"
+    other.write_bytes(data)
+    listener, port = h.kernel_listens(SO_RCVBUF=65536)
+    connections, peers = [], []
+    for _ in range(2):
+        connections.append(h.stack.connect(KERNELS, port, timeout=10))
+        peers.append(h._exits.enter_context(listener.accept()[0]))
+        peers[-1].settimeout(30)
+    doomed, fine = connections
+    with doomed, fine:
+        assert fine.sendfile(other).sbytes == len(data)
+        assert doomed.sendfile(path).sbytes == len(data)
+        os.truncate(path, 4096)
+        arrived = h.background(read_to_the_end, peers[0]) if peer_reads else None
+        with pytest.raises(FileError, match="a file shrank, or could not be read") as caught:
+            doomed.drain(60)
+        assert caught.value.errno == errno.EIO
+        assert doomed.info().error == errno.EIO
+        with pytest.raises(FileError):
+            doomed.send(b"more")
+        # What the other one has to send is all that is still mapped.
+        assert 0 < h.arena.stats().sfbufs_in_use <= -(-len(data) // 4096)
+        received = h.background(read_to_the_end, peers[1])
+        fine.shutdown()
+        fine.drain(30)
+        while arrived and not arrived.done():
+            h.stack.serve(0.01)
+        if arrived:
+            with pytest.raises(ConnectionResetError):
+                arrived.result()
+        else:
+            with pytest.raises(ConnectionResetError):
+                read_to_the_end(peers[0])
+        assert received.result(30) == data
+        doomed.abort()
+    assert h.arena.stats().sfbufs_in_use == 0
+
+
+def test_a_file_that_cannot_be_read(host):
+    """What was sent before is not taken for all of it. (Reading the speed of lo is an error.)"""
+    h = host()
+    listener, port = h.kernel_listens()
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        peer, _ = listener.accept()
+        with peer:
+            with pytest.raises(FileError, match="could not be read"):
+                connection.sendfile(
+                    "/sys/class/net/lo/speed", header=b"before", strategy=Strategy.COPY
+                )
+            with pytest.raises(ConnectionResetError):
+                read_to_the_end(peer)
+        connection.abort()
+
+
+@pytest.mark.parametrize("sndbuf", [2048, 100_000, 256 << 10, 300_000])
+def test_a_send_buffer_smaller_than_a_chunk(host, file_of, sndbuf):
+    h = host(stack={"sndbuf": sndbuf})
+    data = stream(700_001)
+    listener, port = h.kernel_listens()
+    received = h.background(receive_all, listener)
+    with h.stack.connect(KERNELS, port, timeout=10) as connection:
+        assert connection.sendfile(file_of(data)).sbytes == len(data)
+        connection.close(timeout=30)
+    assert received.result(30) == digest_of(data)
+    assert h.arena.stats().sfbufs_in_use == 0
+
+
 @pytest.mark.parametrize("strategy", Strategy)
 def test_a_file_shorter_than_asked_for(host, file_of, strategy):
     """All of the file arrives, and no trailer that would make it look whole."""
