@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "arena/guard.h"
 #include "nic/csum.h"
 
 #define ETHER_HDR_LEN 14u
@@ -277,6 +278,21 @@ gso_of(const struct pkthdr *p, uint32_t *need)
     }
 }
 
+/*
+ * is_tagged() - does a VLAN tag make the frame four bytes longer than the MTU says?
+ *
+ * Asked only of a frame that is too long otherwise. An Ethernet header in pieces is one without a tag.
+ */
+static bool
+is_tagged(const struct mbuf *m)
+{
+    uint8_t type[2];
+
+    return m->m_len >= (int32_t)ETHER_HDR_LEN &&
+           guard_copy(type, m->m_data + ETHER_HDR_LEN - sizeof(type), sizeof(type)) == 0 &&
+           ((type[0] == 0x81 && type[1] == 0x00) || (type[0] == 0x88 && type[1] == 0xa8));
+}
+
 /* check_tx() - may this packet go out? GSO type, or a negative errno */
 static int
 check_tx(const struct nic *n, const struct mbuf *m)
@@ -285,7 +301,7 @@ check_tx(const struct nic *n, const struct mbuf *m)
         return -EINVAL;
     const struct pkthdr *p = &m->m_pkthdr;
     uint32_t len = (uint32_t)p->len;
-    uint32_t link_max = n->config.mtu + ETHER_HDR_LEN + ETHER_VLAN_LEN;
+    uint32_t link_max = n->config.mtu + ETHER_HDR_LEN;
     uint32_t need;
     int gso = gso_of(p, &need);
 
@@ -293,6 +309,9 @@ check_tx(const struct nic *n, const struct mbuf *m)
         return gso;
     if ((p->csum_flags & CSUM_PARTIAL) && (uint32_t)p->csum_start + p->csum_data + 2u > len)
         return -EINVAL;
+    if ((gso == NET_HDR_GSO_NONE ? len : (uint32_t)p->hdr_len + p->tso_segsz) > link_max &&
+        is_tagged(m))
+        link_max += ETHER_VLAN_LEN;
     if (gso == NET_HDR_GSO_NONE)
         return len > link_max ? -EMSGSIZE : 0;
     if (!(n->offloads & need))

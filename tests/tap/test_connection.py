@@ -516,7 +516,7 @@ def test_a_file_that_shrinks_while_it_waits_to_be_sent(
 
 
 def test_a_file_that_cannot_be_read(host):
-    """What was sent before is not taken for all of it. (Reading the speed of lo is an error.)"""
+    """What was sent before is not taken for all of it: reading the speed of lo is an error."""
     h = host()
     listener, port = h.kernel_listens()
     with h.stack.connect(KERNELS, port, timeout=10) as connection:
