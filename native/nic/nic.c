@@ -24,6 +24,7 @@ struct nic_queue {
     struct vring rx_ring, tx_ring;
     struct vq_driver rx, tx;
     struct net_hdr *tx_hdr; /* one for each head of the transmit ring, in kmem */
+    int wake_fd;            /* of an async device */
     struct nic_queue_stats stats;
 };
 
@@ -212,7 +213,7 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     unsigned got = 0;
     int err = 0;
 
-    if (!q->rx.error)
+    if (!q->rx.error && !n->async)
         err = n->device->ops->poll(n->device, queue, max);
     while (got < max && harvest(n, q, &f)) {
         if (q->rx.error) {
@@ -230,9 +231,12 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     }
     /* One store makes the whole refill visible. */
     vq_driver_publish(&q->rx);
-    if (n->async && vq_driver_enable_notify(&q->rx)) {
+    if (n->async && !q->rx.error) {
+        /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
+        err = n->device->ops->poll(n->device, queue, max);
         /* More came before the device knew that we want to hear of it: say so ourselves. */
-        eventfd_write(nic_wait_fd(n, queue), 1);
+        if (vq_driver_enable_notify(&q->rx))
+            eventfd_write(q->wake_fd, 1);
     }
     if (got)
         return (int)got;
@@ -586,6 +590,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     d->ops->describe(d, &info);
     n->async = info.async;
     for (unsigned i = 0; i < config->nqueues && !err && n->async; i++) {
+        n->q[i].wake_fd = info.wake_fd[i];
         vq_driver_enable_notify(&n->q[i].rx);
         err = d->ops->poll(d, i, 0); /* buffers are posted: the device may begin */
     }
