@@ -77,7 +77,8 @@ static struct mbuf *
 packet_of(struct nic *n, const struct frame_tx *in)
 {
     struct mbuf *m = in->m ? m_copypacket(in->m, M_NOWAIT)
-                           : mb_frombytes(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len);
+                           : mb_frombytes_lead(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len,
+                                               sizeof(struct net_hdr));
 
     if (m) {
         m->m_pkthdr.csum_flags = in->csum_flags;
