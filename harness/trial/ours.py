@@ -10,13 +10,11 @@ from typing import Self
 
 from harness.arena import Arena
 from harness.errors import FileError, TcpResetError, TcpTimeoutError
-from harness.netns import Namespace
 from harness.nic import Attached as NicAttached
 from harness.nic import Nic, Offloads
 from harness.stack import Connection, Stack
 from harness.stack import Strategy as Sendfile
 from harness.tap import Tap
-from harness.trial import steering
 from harness.trial.payload import Payload
 from harness.trial.peer import Receiver
 from harness.trial.results import Attached
@@ -77,11 +75,7 @@ class OurNic:
     ) -> None:
         self._stall = stall
         with contextlib.ExitStack() as stack:
-            if tap is None:
-                namespace = stack.enter_context(Namespace())
-                steering.steer(namespace)
-                tap = stack.enter_context(Tap(namespace, mtu=mtu))
-            self._tap = tap
+            self._tap = stack.enter_context(Tap(mtu=mtu)) if tap is None else tap
             self.arena = stack.enter_context(Arena())
             self._nic = stack.enter_context(
                 Nic(
@@ -161,10 +155,7 @@ class OurNic:
     def _transfer(
         self, host: str, port: int, payload: Payload, strategy: str, progress: Progress | None
     ) -> Sent:
-        with (
-            steering.on_sender_cpu(),
-            self._stack.connect(host, port, timeout=self._stall) as connection,
-        ):
+        with self._stack.connect(host, port, timeout=self._stall) as connection:
             device = self._nic.device_stats()
 
             watch = _Watch(connection, self._stall, progress)
