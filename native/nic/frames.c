@@ -112,5 +112,5 @@ nic_tx_frames(struct nic *n, unsigned queue, const struct frame_tx *in, unsigned
     }
     int sent = nic_tx_flush(n, queue);
 
-    return err ? err : sent == -EPROTO ? sent : 0;
+    return err ? err : sent == -EPROTO || sent == -ENODEV ? sent : 0;
 }
