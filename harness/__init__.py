@@ -13,7 +13,9 @@ harness.scapy_socket, which imports scapy.
 from harness._native import ffi, lib
 from harness._stats import Stats, stats
 from harness.arena import Arena, ArenaStats, Misuse
+from harness.capture import Capture, CaptureStats
 from harness.errors import HarnessError
+from harness.faults import Faults, FaultStats
 from harness.frame import Chain, Frame, Gso, Offload
 from harness.netns import LinkInfo, LinkStats, Namespace, Process
 from harness.nic import Attached, DeviceStats, Nic, NicStats, Offloads
@@ -33,9 +35,13 @@ __all__ = [
     "Arena",
     "ArenaStats",
     "Attached",
+    "Capture",
+    "CaptureStats",
     "Chain",
     "Connection",
     "DeviceStats",
+    "FaultStats",
+    "Faults",
     "Frame",
     "Gso",
     "HarnessError",

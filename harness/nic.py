@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 import time
@@ -16,6 +17,7 @@ from harness._nic_stats import DeviceStats, NicStats
 from harness._rtnl import mac_bytes
 from harness._waiter import Waiter
 from harness.arena import Arena
+from harness.capture import Capture
 from harness.device import Attached, Offloads
 from harness.errors import (
     ArgumentError,
@@ -32,6 +34,7 @@ from harness.errors import (
     UnsupportedError,
     error_from_errno,
 )
+from harness.faults import Faults, FaultStats, fault_stats
 from harness.frame import NO_OFFLOAD, Chain, Frame, Offload
 from harness.tap import Tap
 
@@ -42,6 +45,7 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 Sendable: TypeAlias = Bytes | Chain
 
 _BURST = 64  # frames that one call into C moves at most
+_FAULTS_TICK_S = 0.001  # how often to look whether a delayed frame is due
 _DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
 
 
@@ -82,6 +86,9 @@ class Nic:
             4096 bytes.
         tx_ring_size: of each transmit ring; None: as `ring_size`.
         mtu: bytes; None: that of the TAP.
+        faults: what shall go wrong on this device. A delayed frame moves on when somebody receives
+            or sends.
+        capture: keep a copy of what passes; a Capture serves one NIC, which closes it.
         offloads: None: all that the device can do. Frames of up to 64 KiB then come in one piece,
             with sums left to do (`Frame.offload`); Offloads.NONE shows frames as on a wire.
 
@@ -102,8 +109,13 @@ class Nic:
         tx_ring_size: int | None = None,
         mtu: int | None = None,
         offloads: Offloads | None = None,
+        faults: Faults | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self._nic: Any = None
+        self._faults: Any = None  # the device that does them
+        self._capture: Capture | None = None
+        self._tick_s = None if faults is None else _FAULTS_TICK_S
         self._users: dict[int, SupportsClose] = {}  # what a queue belongs to
         self.tap = tap
         if tap.closed:
@@ -133,7 +145,7 @@ class Nic:
             arena = Arena(max(4096, queues * ring_size * 3))
         self.arena = arena
         try:
-            self._attach(device, queues, ring_size, tx_ring_size, mtu, offloads)
+            self._attach(device, queues, ring_size, tx_ring_size, mtu, offloads, faults, capture)
         except BaseException:
             self.close()
             raise
@@ -147,6 +159,8 @@ class Nic:
         tx_size: int,
         mtu: int,
         offloads: Offloads | None,
+        faults: Faults | None,
+        capture: Capture | None,
     ) -> None:
         wanted = Offloads.ALL if offloads is None else offloads
         config = ffi.new(
@@ -162,9 +176,12 @@ class Nic:
         )
         machine = self.arena.handle
         name, made, why_not = _device.create(self.tap.fds, device, self.tap.name)
+        made = self._wrap(made, faults, capture)
         nic = ffi.new("struct nic **")
         code = lib.nic_attach(machine.jumbo, machine.mbufs, made, config, nic)
         if code:
+            if capture is not None:
+                capture._abandon()
             error = _device.refused(name, code, self.tap.name) or error_from_errno(
                 code, "attach NIC to", self.tap.name
             )
@@ -193,6 +210,9 @@ class Nic:
         )
         self._queues = [_Queue(info.wait_fd[i]) for i in range(queues)]
         self._waiter = Waiter()
+        if capture is not None:
+            self._capture = capture
+            capture._start(self.tap.name, mac_bytes(self.tap.nic_mac), self.attached.device)
         if offloads is not None and wanted & ~self.attached.offloads:
             missing = wanted & ~self.attached.offloads
             raise UnsupportedError(
@@ -201,6 +221,27 @@ class Nic:
                 f"{self.attached.device} has no {missing} on this kernel",
                 "leave it out of offloads",
             )
+
+    def _wrap(self, device: Any, faults: Faults | None, capture: Capture | None) -> Any:
+        """Put the wrappers around a device; it is destroyed if that fails."""
+        around: list[Faults | Capture] = [faults] if faults is not None else []
+        if capture is not None:
+            around.insert(0 if capture.at == "wire" else len(around), capture)
+        out = ffi.new("struct device **")
+        try:
+            for wrapper in around:
+                code = wrapper._wrap(device, out)
+                if code:
+                    raise error_from_errno(code, "wrap the device of", self.tap.name)
+                device = out[0]
+                if isinstance(wrapper, Faults):
+                    self._faults = device
+        except BaseException:
+            lib.device_destroy(device)
+            if capture is not None:
+                capture._abandon()
+            raise
+        return device
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +286,9 @@ class Nic:
         """Stop the device and give every page and frame on the rings back; again has no effect.
 
         Threads that wait in recv() get a ClosedError. Frames that were passed up stay good.
+
+        Raises:
+            FileError: a capture could not be written whole; the NIC is closed nevertheless.
         """
         if self._nic is not None:
             for user in list(self._users.values()):
@@ -253,13 +297,25 @@ class Nic:
             for q in self._queues:
                 q.lock.acquire()
             try:
+                if self._capture is not None:
+                    self._capture._stop(self._lost_before())
                 lib.nic_detach(self._nic)
-                self._nic = None
+                self._nic = self._faults = None
             finally:
                 for q in self._queues:
                     q.lock.release()
         if self._owns_arena and not self.arena.closed:
             self.arena._let_go()
+        if self._capture is not None:
+            capture, self._capture = self._capture, None
+            capture.close()
+
+    def _lost_before(self) -> int:
+        """Frames that were dropped on their way to us, before a capture could see them."""
+        lost = self.device_stats().rx_truncated
+        with contextlib.suppress(HarnessError):  # the interface may be gone
+            lost += self.tap.tx_dropped
+        return lost
 
     def describe(self) -> Attached:
         """Say what is really attached: device, offloads, rings."""
@@ -285,7 +341,7 @@ class Nic:
         release() them soon, or let go of them.
 
         Raises:
-            LinkDownError: the time was over, there was some, and the interface is down.
+            LinkDownError: the time was over and the interface is down.
             DeviceGoneError: the interface was removed.
             RingError: the other side broke the ring.
             ClosedError: closed, also from another thread meanwhile.
@@ -300,13 +356,18 @@ class Nic:
                 return frames
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                # Reading does not tell; asking takes longer than a look that does not wait.
-                if down or (timeout and self._is_down()):
+                if down:
                     raise LinkDownError("receive from", self.tap.name, "the interface is down")
                 return []
             if down:
                 left = _DOWN_POLL_S if left is None else min(left, _DOWN_POLL_S)
-            self._waiter.wait(None if down else q.wait_fd, left)
+            self._waiter.wait(None if down else q.wait_fd, self._patience(left))
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """Bound a wait for the descriptor: delayed frames are due without its becoming readable."""
+        if self._tick_s is None:
+            return seconds
+        return self._tick_s if seconds is None else min(seconds, self._tick_s)
 
     def __iter__(self) -> Iterator[Frame]:
         """Receive for ever, frame by frame, on queue 0; ends when the NIC is closed."""
@@ -396,8 +457,6 @@ class Nic:
             UnsupportedError: a super-frame of a kind that was not negotiated.
             ResourceError: out of pages or mbufs.
             RingFullError: no room came in time.
-            DeviceGoneError: the interface was removed. What is on the ring comes back with close().
-            RingError: the other side broke the ring.
             FrameReleasedError: the frame was released.
             ClosedError: the NIC is closed.
         """
@@ -435,22 +494,18 @@ class Nic:
                 if code == 0:
                     return len(batch)
                 if code != -errno.ENOBUFS:
-                    raise self._send_error(code, batch[min(done, len(batch) - 1)], queue)
+                    raise self._send_error(code, batch[done], queue)
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._ring_full(timeout)
             # The device takes all it is given unless it is down: nothing to wait for but time.
             pause = min(pause + 0.001, _DOWN_POLL_S)
             time.sleep(pause)
 
-    def _is_down(self) -> bool:
-        """Ask the kernel; an interface that cannot be asked after is not down but gone."""
-        try:
-            return not self.tap.link().up
-        except HarnessError:
-            return False
-
     def _ring_full(self, timeout: float | None) -> HarnessError:
-        down = self._is_down()
+        try:
+            down = not self.tap.link().up
+        except HarnessError:
+            down = False
         why = "the interface is down" if down else f"the ring was full for {timeout} s"
         remedy = "bring it up" if down else "wait longer or send less"
         return RingFullError("send on", self.tap.name, why, remedy)
@@ -515,6 +570,17 @@ class Nic:
         return DeviceStats(
             **{n: sum(getattr(info.queue[i], n) for i in self._which(queue)) for n in names}
         )
+
+    def fault_stats(self) -> FaultStats:
+        """Count the faults that were done.
+
+        Raises:
+            ClosedError: the NIC is closed.
+            UnsupportedError: it has no faults.
+        """
+        if self.handle and self._faults is None:
+            raise UnsupportedError("count", "faults", "the NIC has none", "use Nic(faults=...)")
+        return fault_stats(self._faults)
 
     def _which(self, queue: int | None) -> Iterable[int]:
         if queue is None:

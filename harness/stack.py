@@ -328,7 +328,7 @@ class Stack:
                 raise WaitTimeoutError(operation, what, f"nothing for {timeout} s")
             if not got and due != 0:
                 seconds = min((s for s in (left, due) if s is not None), default=None)
-                self._waiter.wait(None if down else self._wait_fd, seconds)
+                self._waiter.wait(None if down else self._wait_fd, self.nic._patience(seconds))
 
     # Connections
 

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli.doctor import doctor
 from harness.cli.failure import FAILED, INTERRUPTED, USAGE, Terminated, complain, on_sigterm
 from harness.cli.inspect import inspect
 from harness.cli.listen import listen
@@ -29,7 +28,6 @@ app.command()(trial)
 app.command()(send)
 app.command()(listen)
 app.command()(inspect)
-app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:

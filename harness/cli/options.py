@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from harness.device import DEVICES
+from harness.errors import ArgumentError
+from harness.faults import Faults
 
 _debug = False
 
@@ -52,6 +54,29 @@ Device = Annotated[
         callback=_device,
         metavar="NAME",
         help=f"What plays the NIC: {', '.join(DEVICES)}, or auto, the fastest that works.",
+    ),
+]
+
+FaultSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--faults",
+        metavar="SPEC",
+        callback=lambda text: checked(faults)(text),
+        help="What the device does wrong: random:SEED, or like seed=7,rx.drop=0.01,corrupt=0.001.",
+        show_default=False,
+    ),
+]
+
+CapturePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--capture",
+        "-w",
+        readable=False,
+        metavar="FILE",
+        help="Write what passes the NIC, both ways, to a pcapng file.",
+        show_default=False,
     ),
 ]
 
@@ -107,6 +132,14 @@ def size(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size; 4097, 64K, 1GiB are")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def faults(text: str) -> Faults:
+    """Read a specification of faults."""
+    try:
+        return Faults.parse(text)
+    except ArgumentError as e:
+        raise typer.BadParameter(f"{text!r}: {e.problem}; {e.remedy}") from None
 
 
 def endpoint(text: str) -> tuple[str, int]:

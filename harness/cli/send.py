@@ -9,16 +9,20 @@ from typing import Annotated
 
 import typer
 
+from harness.capture import Capture
 from harness.cli.failure import FAILED, complain, one_line_errors
 from harness.cli.options import (
+    CapturePath,
     Debug,
     Device,
+    FaultSpec,
     JsonPath,
     Mtu,
     Stall,
     address,
     checked,
     endpoint,
+    faults,
     interface,
 )
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
@@ -105,6 +109,8 @@ def send(
     ] = "sf_buf",
     mtu: Mtu = 1500,
     device: Device = "auto",
+    fault_spec: FaultSpec = None,
+    capture: CapturePath = None,
     offloads: Annotated[
         bool, typer.Option(help="Let the TAP cut super-frames and sum them.")
     ] = True,
@@ -154,7 +160,15 @@ def send(
             receiver.ready()
         bar = stack.enter_context(Bar())
         nic = stack.enter_context(
-            OurNic(tap=wire, device=device, gateway=gateway, offloads=offloads, stall=stall)
+            OurNic(
+                tap=wire,
+                device=device,
+                gateway=gateway,
+                offloads=offloads,
+                stall=stall,
+                faults=None if fault_spec is None else faults(fault_spec),
+                capture=None if capture is None else Capture(capture),
+            )
         )
         attached = nic.summary()
         console.print(attached_line(attached))

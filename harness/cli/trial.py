@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from harness.cli.failure import FAILED, complain, one_line_errors
-from harness.cli.options import Debug, Device, JsonPath, MadeSize, Mtu, Stall, size
+from harness.cli.options import (
+    Debug,
+    Device,
+    FaultSpec,
+    JsonPath,
+    MadeSize,
+    Mtu,
+    Stall,
+    faults,
+    size,
+)
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
 from harness.trial import STRATEGIES, Settings, make_payload, open_payload, open_trial
 
@@ -51,6 +61,7 @@ def trial(
     mtu: Mtu = 1500,
     made_size: MadeSize = "1G",
     device: Device = "auto",
+    fault_spec: FaultSpec = None,
     offloads: Annotated[
         bool, typer.Option(help="Let the TAP cut super-frames and sum them.")
     ] = True,
@@ -72,6 +83,7 @@ def trial(
         runs=runs,
         mtu=mtu,
         device=device,
+        faults=None if fault_spec is None else faults(fault_spec),
         offloads=offloads,
         verify=verify,
         stall=stall,

@@ -9,12 +9,16 @@ from types import TracebackType
 from typing import Self
 
 from harness.arena import Arena
+from harness.capture import Capture
 from harness.errors import FileError, TcpResetError, TcpTimeoutError
+from harness.faults import Faults
+from harness.netns import Namespace
 from harness.nic import Attached as NicAttached
 from harness.nic import Nic, Offloads
 from harness.stack import Connection, Stack
 from harness.stack import Strategy as Sendfile
 from harness.tap import Tap
+from harness.trial import steering
 from harness.trial.payload import Payload
 from harness.trial.peer import Receiver
 from harness.trial.results import Attached
@@ -52,7 +56,7 @@ class OurNic:
     Args:
         tap: the wire; None: a TAP of its own, in a namespace of its own.
         mtu: bytes, of the TAP that it makes.
-        device: of the NIC; see Nic.
+        device, faults, capture: of the NIC; see Nic.
         offloads: whether segmentation and sums may be left to the TAP.
         gateway: to hosts beyond the wire; None: there are none.
         stall: seconds without progress after which a transfer fails.
@@ -70,12 +74,18 @@ class OurNic:
         mtu: int = 1500,
         device: str = "auto",
         offloads: bool = True,
+        faults: Faults | None = None,
+        capture: Capture | None = None,
         gateway: str | None = None,
         stall: float = 30,
     ) -> None:
         self._stall = stall
         with contextlib.ExitStack() as stack:
-            self._tap = stack.enter_context(Tap(mtu=mtu)) if tap is None else tap
+            if tap is None:
+                namespace = stack.enter_context(Namespace())
+                steering.steer(namespace)
+                tap = stack.enter_context(Tap(namespace, mtu=mtu))
+            self._tap = tap
             self.arena = stack.enter_context(Arena())
             self._nic = stack.enter_context(
                 Nic(
@@ -83,6 +93,8 @@ class OurNic:
                     self.arena,
                     device=device,
                     offloads=None if offloads else Offloads.NONE,
+                    faults=faults,
+                    capture=capture,
                 )
             )
             self._stack = stack.enter_context(Stack(self._nic, gateway=gateway))
@@ -155,7 +167,10 @@ class OurNic:
     def _transfer(
         self, host: str, port: int, payload: Payload, strategy: str, progress: Progress | None
     ) -> Sent:
-        with self._stack.connect(host, port, timeout=self._stall) as connection:
+        with (
+            steering.on_sender_cpu(),
+            self._stack.connect(host, port, timeout=self._stall) as connection,
+        ):
             device = self._nic.device_stats()
 
             watch = _Watch(connection, self._stall, progress)

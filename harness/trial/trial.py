@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.faults import Faults
 from harness.trial.kernel import KernelSendfile
 from harness.trial.ours import STRATEGIES as OURS
 from harness.trial.ours import OurNic
@@ -25,7 +26,7 @@ class Settings:
         strategies: names out of STRATEGIES, without repetition.
         runs: timed passes of each.
         mtu: bytes, of the TAP and of the veth pair.
-        device: of our NIC; see Nic.
+        device, faults: of our NIC; see Nic. The baseline has no faults.
         offloads: whether our NIC may leave segmentation and sums to the TAP.
         verify: compare digests, in a pass of its own for each strategy, before the timed ones.
         stall: seconds without progress after which a pass fails.
@@ -35,6 +36,7 @@ class Settings:
     runs: int = 1
     mtu: int = 1500
     device: str = "auto"
+    faults: Faults | None = None
     offloads: bool = True
     verify: bool = True
     stall: float = 30.0
@@ -121,6 +123,7 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
                             mtu=settings.mtu,
                             device=settings.device,
                             offloads=settings.offloads,
+                            faults=settings.faults,
                             stall=settings.stall,
                         )
                     )

@@ -6,7 +6,10 @@
 #include "arena/guard.h"
 #include "arena/site.h"
 #include "bsd/machine.h"
+#include "device/capture.h"
 #include "device/device.h"
+#include "device/faults.h"
+#include "device/pcapng.h"
 #include "inet/inet.h"
 #include "kva/quick.h"
 #include "nic/frames.h"
@@ -35,4 +38,10 @@ static inline uint64_t
 arena_unmaps_refused(const struct arena *a)
 {
     return atomic_load_explicit(&a->unmaps_refused, memory_order_relaxed);
+}
+
+static inline void
+device_destroy(struct device *d)
+{
+    d->ops->destroy(d);
 }

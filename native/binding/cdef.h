@@ -388,7 +388,45 @@ struct nic_queue_stats {
 int tap_rw_create(const int *fds, unsigned nqueues, struct device **out);
 int tap_uring_create(const int *fds, unsigned nqueues, struct device **out);
 int vhost_net_create(const int *fds, unsigned nqueues, struct device **out);
-int vhost_net_missing(uint64_t *missing);
+void device_destroy(struct device *d);
+
+#define FAULT_COUNT ...
+#define FAULT_RATE_ONE ...
+
+struct faults_config {
+    uint64_t seed;
+    uint32_t rx[...];
+    uint32_t tx[...];
+    uint64_t delay_ns;
+    uint32_t stall_polls;
+    ...;
+};
+struct faults_stats {
+    uint64_t rx[...];
+    uint64_t tx[...];
+    ...;
+};
+const char *fault_name(int f);
+int faults_create(struct device *inner, const struct faults_config *config, struct device **out);
+void faults_get_stats(const struct device *d, struct faults_stats *out);
+
+#define PCAPNG_MORE ...
+
+struct capture_record {
+    uint32_t caplen;
+    ...;
+};
+struct capture_stats {
+    uint64_t received, sent;
+    uint64_t kept;
+    uint64_t dropped;
+    ...;
+};
+int capture_create(struct device *inner, uint32_t snaplen, size_t buffer, struct device **out);
+size_t capture_read(struct device *d, void *out, size_t size);
+void capture_get_stats(const struct device *d, struct capture_stats *out);
+size_t pcapng_packets(const void *records, size_t size, void *out, size_t room, size_t *taken);
+
 int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
                const struct nic_config *config, struct nic **out);
 int nic_detach(struct nic *n);

@@ -56,14 +56,28 @@ rnd(struct faults *f, uint32_t below)
     return (uint32_t)(((f->rng * 0x2545f4914f6cdd1du >> 32) * below) >> 32);
 }
 
-/* happens() - does this fault strike now? */
+/* strikes() - does this fault strike now? It is counted when it is done. */
+static bool
+strikes(struct faults *f, const uint32_t *rate, enum fault kind)
+{
+    return rate[kind] != 0 && rnd(f, FAULT_RATE_ONE) < rate[kind];
+}
+
+static void
+count_done(uint64_t *count, enum fault kind)
+{
+    __atomic_store_n(&count[kind], count[kind] + 1, __ATOMIC_RELAXED);
+}
+
+/* happens() - for a fault that cannot fail: does it strike? Counted. */
 static bool
 happens(struct faults *f, const uint32_t *rate, uint64_t *count, enum fault kind)
 {
-    if (rate[kind] == 0 || rnd(f, FAULT_RATE_ONE) >= rate[kind])
-        return false;
-    __atomic_store_n(&count[kind], count[kind] + 1, __ATOMIC_RELAXED);
-    return true;
+    bool yes = strikes(f, rate, kind);
+
+    if (yes)
+        count_done(count, kind);
+    return yes;
 }
 
 /* ---- receive ---- */
@@ -165,8 +179,7 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
         else if (happens(f, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
             r->len[r->n - 1] -= 1 + rnd(f, r->len[r->n - 1]);
     }
-    struct shim_rx *twin =
-        happens(f, rate, count, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
+    struct shim_rx *twin = strikes(f, rate, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
 
     if (happens(f, rate, count, FAULT_DELAY))
         keep_rx(q, r, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
@@ -174,8 +187,10 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
         keep_rx(q, r, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
     else
         shim_rx_give(s, queue, r);
-    if (twin)
+    if (twin) {
+        count_done(count, FAULT_DUPLICATE);
         shim_rx_give(s, queue, twin);
+    }
 }
 
 /* ---- transmit ---- */
@@ -272,8 +287,10 @@ faults_tx(struct shim *s, unsigned queue, struct shim_tx *c)
     if (len > sizeof(struct net_hdr) + 14 && happens(f, rate, count, FAULT_TRUNCATE))
         tx_cut(c, (uint32_t)sizeof(struct net_hdr) + 14 +
                       rnd(f, len - (uint32_t)sizeof(struct net_hdr) - 14));
-    if (happens(f, rate, count, FAULT_CORRUPT) && send_corrupted(f, queue, c))
+    if (strikes(f, rate, FAULT_CORRUPT) && send_corrupted(f, queue, c)) {
+        count_done(count, FAULT_CORRUPT);
         return;
+    }
     if (happens(f, rate, count, FAULT_DELAY)) {
         keep_tx(&q->tx_kept, c, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
         return;
@@ -282,8 +299,8 @@ faults_tx(struct shim *s, unsigned queue, struct shim_tx *c)
         keep_tx(&q->tx_kept, c, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
         return;
     }
-    if (happens(f, rate, count, FAULT_DUPLICATE))
-        shim_tx_send(s, queue, c, NULL, 0);
+    if (strikes(f, rate, FAULT_DUPLICATE) && shim_tx_send(s, queue, c, NULL, 0))
+        count_done(count, FAULT_DUPLICATE);
     send_or_done(s, queue, c);
 }
 

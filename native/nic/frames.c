@@ -64,6 +64,9 @@ nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max)
     int got = nic_rx_burst(n, queue, m, max < BURST ? max : BURST);
     uint64_t now = got > 0 ? now_ns() : 0;
 
+    /* Somebody who only receives gets back what he sent before, too. */
+    nic_tx_reap(n, queue);
+
     for (int i = 0; i < got; i++) {
         frame_describe(m[i], &out[i]);
         if (out[i].timestamp == 0)
@@ -77,8 +80,7 @@ static struct mbuf *
 packet_of(struct nic *n, const struct frame_tx *in)
 {
     struct mbuf *m = in->m ? m_copypacket(in->m, M_NOWAIT)
-                           : mb_frombytes_lead(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len,
-                                               sizeof(struct net_hdr));
+                           : mb_frombytes(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len);
 
     if (m) {
         m->m_pkthdr.csum_flags = in->csum_flags;
@@ -112,5 +114,5 @@ nic_tx_frames(struct nic *n, unsigned queue, const struct frame_tx *in, unsigned
     }
     int sent = nic_tx_flush(n, queue);
 
-    return err ? err : sent == -EPROTO || sent == -ENODEV ? sent : 0;
+    return err ? err : sent == -EPROTO ? sent : 0;
 }

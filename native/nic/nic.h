@@ -116,6 +116,9 @@ int nic_tx(struct nic *n, unsigned queue, struct mbuf *m);
  */
 int nic_tx_flush(struct nic *n, unsigned queue);
 
+/* nic_tx_reap() - free what completed since, without sending; for a caller that only receives. */
+void nic_tx_reap(struct nic *n, unsigned queue);
+
 /* nic_tx_room() - frames that nic_tx() would take now, for chains of @segs segments. */
 unsigned nic_tx_room(const struct nic *n, unsigned queue, unsigned segs);
 

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+from scapy.utils import RawPcapNgReader
 
 from harness.netns import Namespace
 from harness.tap import Tap
@@ -372,3 +373,30 @@ def test_the_reader_of_our_output_goes(small):
         _, err = trial.communicate()
     assert trial.returncode == 1
     assert b"Traceback" not in err
+
+
+# Faults and captures
+
+
+def test_send_under_faults_and_captured(small, tmp_path, device):
+    out = tmp_path / "out.pcapng"
+    options = ["--faults", "seed=3,drop=0.02,reorder=0.05", "-w", out, "--json", "-"]
+    done = run("send", small, "198.18.0.1:5001", *options)
+    assert done.returncode == 0, done.stderr
+    assert f"attached: capture(faults({device}))" in done.stderr
+    (sent,) = json.loads(done.stdout)["runs"]
+    assert sent["sha256_ok"] is True
+    with RawPcapNgReader(str(out)) as reader:
+        frames = [data for data, _ in reader]
+    assert sum(len(f) for f in frames) > 300_001
+    arp = [f for f in frames if f[12:14] == b"\x08\x06"]
+    assert arp
+    assert len(arp) < len(frames)
+
+
+def test_trial_under_faults(small):
+    done = run("trial", small, "--strategies", "copy", "--runs", 1, "--faults", "random:1")
+    assert done.returncode == 0, done.stderr
+    assert "attached: faults(" in done.stdout
+    fails(2, "there is no fault 'explode'", "trial", small, "--faults", "explode=1")
+    fails(1, "No such file", "send", small, "198.18.0.1:5001", "-w", "/no/such/folder")
