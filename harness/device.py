@@ -24,6 +24,13 @@ DEVICES = ("tap_rw", "tap_uring", "vhost_net")
 _AUTO = ("tap_uring", "tap_rw")
 
 _VHOST = Path("/dev/vhost-net")
+#: Feature bits as virtio 1.x names them.
+_FEATURES = {
+    15: "VIRTIO_NET_F_MRG_RXBUF",
+    28: "VIRTIO_F_INDIRECT_DESC",
+    29: "VIRTIO_F_EVENT_IDX",
+    32: "VIRTIO_F_VERSION_1",
+}
 
 
 class Offloads(enum.Flag):
@@ -163,10 +170,16 @@ def _explain_vhost(code: int) -> tuple[str, str] | None:
         return f"{_VHOST} may not be opened", f"be root, or {_group_of(_VHOST)}"
     if code == -errno.EOPNOTSUPP:
         return (
-            "this kernel's vhost-net lacks a feature that our rings are made of",
+            f"this kernel's vhost-net lacks what our rings are made of: {_missing_features()}",
             "use device tap_uring or tap_rw",
         )
     return None
+
+
+def _missing_features() -> str:
+    missing = ffi.new("uint64_t *")
+    lib.vhost_net_missing(missing)
+    return " ".join(name for bit, name in _FEATURES.items() if missing[0] >> bit & 1)
 
 
 def _group_of(path: Path) -> str:

@@ -124,7 +124,7 @@ class Namespace:
                 if not ipv6:
                     for which in ("all", "default"):
                         self._disable_ipv6(which)
-                self._rtnl.set_link("lo", up=True)
+                self._links.set_link("lo", up=True)
         except BaseException:
             self.close()
             raise
@@ -261,10 +261,16 @@ class Namespace:
 
     # Links
 
+    @property
+    def _links(self) -> Rtnl:
+        if self.closed:
+            raise ClosedError("configure", "network namespace", "it is closed")
+        return self._rtnl
+
     def link(self, name: str) -> LinkInfo:
         """Look up an interface: its MTU and limits, MAC, state and statistics."""
         with self._lock:
-            return self._rtnl.link(name)
+            return self._links.link(name)
 
     def set_link(
         self,
@@ -285,27 +291,27 @@ class Namespace:
             txqueuelen: frames; for a TAP, the room of the queue towards the NIC.
         """
         with self._lock:
-            self._rtnl.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
+            self._links.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
 
     def delete_link(self, name: str) -> None:
         """Remove an interface."""
         with self._lock:
-            self._rtnl.delete_link(name)
+            self._links.delete_link(name)
 
     def add_address(self, name: str, address: str) -> None:
         """Give an interface an address, "192.0.2.1/24" or "2001:db8::1/64"."""
         with self._lock:
-            self._rtnl.add_address(name, ipaddress.ip_interface(address))
+            self._links.add_address(name, ipaddress.ip_interface(address))
 
     def add_neighbour(self, name: str, address: str, mac: str) -> None:
         """Make a permanent neighbour entry: no ARP or neighbour discovery for it."""
         with self._lock:
-            self._rtnl.add_neighbour(name, ipaddress.ip_address(address), mac)
+            self._links.add_neighbour(name, ipaddress.ip_address(address), mac)
 
     def add_default_route(self, name: str, gateway: str) -> None:
         """Send what has no other route to a gateway on an interface."""
         with self._lock:
-            self._rtnl.add_route(name, ipaddress.ip_address(gateway))
+            self._links.add_route(name, ipaddress.ip_address(gateway))
 
     def iproute(self) -> IPRoute:
         """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use."""

@@ -341,7 +341,7 @@ class Nic:
         release() them soon, or let go of them.
 
         Raises:
-            LinkDownError: the time was over and the interface is down.
+            LinkDownError: the time was over, there was some, and the interface is down.
             DeviceGoneError: the interface was removed.
             RingError: the other side broke the ring.
             ClosedError: closed, also from another thread meanwhile.
@@ -356,7 +356,8 @@ class Nic:
                 return frames
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                if down:
+                # Reading does not tell; asking takes longer than a look that does not wait.
+                if down or (timeout and self._is_down()):
                     raise LinkDownError("receive from", self.tap.name, "the interface is down")
                 return []
             if down:
@@ -457,6 +458,8 @@ class Nic:
             UnsupportedError: a super-frame of a kind that was not negotiated.
             ResourceError: out of pages or mbufs.
             RingFullError: no room came in time.
+            DeviceGoneError: the interface was removed. What is on the ring comes back with close().
+            RingError: the other side broke the ring.
             FrameReleasedError: the frame was released.
             ClosedError: the NIC is closed.
         """
@@ -494,18 +497,22 @@ class Nic:
                 if code == 0:
                     return len(batch)
                 if code != -errno.ENOBUFS:
-                    raise self._send_error(code, batch[done], queue)
+                    raise self._send_error(code, batch[min(done, len(batch) - 1)], queue)
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._ring_full(timeout)
             # The device takes all it is given unless it is down: nothing to wait for but time.
             pause = min(pause + 0.001, _DOWN_POLL_S)
             time.sleep(pause)
 
-    def _ring_full(self, timeout: float | None) -> HarnessError:
+    def _is_down(self) -> bool:
+        """Ask the kernel; an interface that cannot be asked after is not down but gone."""
         try:
-            down = not self.tap.link().up
+            return not self.tap.link().up
         except HarnessError:
-            down = False
+            return False
+
+    def _ring_full(self, timeout: float | None) -> HarnessError:
+        down = self._is_down()
         why = "the interface is down" if down else f"the ring was full for {timeout} s"
         remedy = "bring it up" if down else "wait longer or send less"
         return RingFullError("send on", self.tap.name, why, remedy)

@@ -9,9 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from harness.errors import CommandError
-from harness.netns import Namespace
 from harness.tap import Tap
-from harness.trial import steering
 from harness.trial.payload import Payload
 from harness.trial.peer import Receiver
 from harness.trial.wire import Pass, Progress
@@ -30,9 +28,7 @@ class BareLoop:
     def __init__(self, program: Path, *, mtu: int = 1500) -> None:
         self._program = program
         self.mtu = mtu
-        self._namespace = Namespace()
-        steering.steer(self._namespace)
-        self._tap = Tap(self._namespace, mtu=mtu)
+        self._tap = Tap(mtu=mtu)
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +40,6 @@ class BareLoop:
         trace: TracebackType | None,
     ) -> None:
         self._tap.close()
-        self._namespace.close()
 
     def send(
         self,
@@ -64,10 +59,9 @@ class BareLoop:
                 *(f"--local={tap.nic_address.ip}", f"--peer={tap.address.ip}"),
                 f"/proc/self/fd/{file}",
             ]
-            with steering.on_sender_cpu():  # a program that is started stays where we are
-                done = subprocess.run(
-                    args, pass_fds=[fd, file], capture_output=True, text=True, check=False
-                )
+            done = subprocess.run(
+                args, pass_fds=[fd, file], capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 raise CommandError("run", self._program.name, done.stderr.strip())
             said = json.loads(done.stdout)

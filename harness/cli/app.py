@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.cli.doctor import doctor
 from harness.cli.failure import FAILED, INTERRUPTED, USAGE, Terminated, complain, on_sigterm
 from harness.cli.inspect import inspect
 from harness.cli.listen import listen
@@ -28,6 +29,7 @@ app.command()(trial)
 app.command()(send)
 app.command()(listen)
 app.command()(inspect)
+app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:

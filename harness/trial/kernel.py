@@ -12,7 +12,6 @@ from typing import Self
 
 from harness.errors import TcpTimeoutError, error_from_errno
 from harness.netns import Namespace
-from harness.trial import steering
 from harness.trial.payload import Payload
 from harness.trial.veth import VethReceiver
 from harness.trial.wire import Pass, Progress
@@ -84,10 +83,9 @@ class KernelSendfile:
                 sock.settimeout(None)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._stall))
                 frames = self._namespace.link(VethReceiver.near).stats.tx_packets
-                with steering.on_sender_cpu():
-                    begin, cpu = time.monotonic_ns(), time.thread_time_ns()
-                    syscalls = _send_file(sock, payload, progress)
-                    cpu = time.thread_time_ns() - cpu
+                begin, cpu = time.monotonic_ns(), time.thread_time_ns()
+                syscalls = _send_file(sock, payload, progress)
+                cpu = time.thread_time_ns() - cpu
             except BlockingIOError as e:
                 raise TcpTimeoutError(
                     "send to", receiver.address, f"no progress in {self._stall:g} s"

@@ -12,13 +12,11 @@ from harness.arena import Arena
 from harness.capture import Capture
 from harness.errors import FileError, TcpResetError, TcpTimeoutError
 from harness.faults import Faults
-from harness.netns import Namespace
 from harness.nic import Attached as NicAttached
 from harness.nic import Nic, Offloads
 from harness.stack import Connection, Stack
 from harness.stack import Strategy as Sendfile
 from harness.tap import Tap
-from harness.trial import steering
 from harness.trial.payload import Payload
 from harness.trial.peer import Receiver
 from harness.trial.results import Attached
@@ -81,11 +79,7 @@ class OurNic:
     ) -> None:
         self._stall = stall
         with contextlib.ExitStack() as stack:
-            if tap is None:
-                namespace = stack.enter_context(Namespace())
-                steering.steer(namespace)
-                tap = stack.enter_context(Tap(namespace, mtu=mtu))
-            self._tap = tap
+            self._tap = stack.enter_context(Tap(mtu=mtu)) if tap is None else tap
             self.arena = stack.enter_context(Arena())
             self._nic = stack.enter_context(
                 Nic(
@@ -167,10 +161,7 @@ class OurNic:
     def _transfer(
         self, host: str, port: int, payload: Payload, strategy: str, progress: Progress | None
     ) -> Sent:
-        with (
-            steering.on_sender_cpu(),
-            self._stack.connect(host, port, timeout=self._stall) as connection,
-        ):
+        with self._stack.connect(host, port, timeout=self._stall) as connection:
             device = self._nic.device_stats()
 
             watch = _Watch(connection, self._stall, progress)

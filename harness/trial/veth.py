@@ -10,7 +10,7 @@ from types import TracebackType
 
 from harness.errors import LinkError, MtuError
 from harness.netns import Namespace
-from harness.trial import _nest, steering
+from harness.trial import _nest
 from harness.trial.peer import Receiver
 
 #: The sender's end and the receiver's (RFC 2544 addresses, as those of Tap).
@@ -44,7 +44,7 @@ class VethReceiver(Receiver):
                 "make veth pair", "", f"MTU {mtu} is out of range", f"use {MTU_MIN} to {MTU_MAX}"
             )
         nest = (sys.executable, "-I", "-S", _nest.__file__)
-        where = ("veth1", str(FAR.ip), str(FAR.netmask), steering.receive_mask())
+        where = ("veth1", str(FAR.ip), str(FAR.netmask))
         super().__init__(namespace, str(FAR.ip), digest=digest, wrapper=(*nest, *where))
         self._far = -1
         try:

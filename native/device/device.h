@@ -81,8 +81,8 @@ struct device_info {
     uint32_t offloads; /* negotiated */
     unsigned nqueues;
     int wait_fd[NIC_MAX_QUEUES]; /* readable when a poll would find work; -1 */
-    bool
-        async; /* it works on its own, and wait_fd is an eventfd it signals when the ring asks for it */
+    bool async; /* it works on its own, and wait_fd becomes readable when the ring asks for that */
+    int wake_fd[NIC_MAX_QUEUES]; /* async: an eventfd that makes wait_fd readable */
     struct device_queue_stats queue[NIC_MAX_QUEUES];
 };
 
@@ -94,7 +94,8 @@ struct device;
  * attach: the rings are there and the driver has posted nothing yet.
  * kick: the driver published on a queue; transmit what is there. Frames moved, or -errno:
  *       -EFAULT all were taken, and one or more were lost because a file page in them had gone.
- * poll: receive up to @budget frames into posted buffers. Frames moved, or -errno:
+ * poll: receive up to @budget frames into posted buffers. Frames moved, or -errno (an async device is
+ *       told of posted buffers by it, and forgets what made wait_fd readable: look at the ring after it):
  *       -ENETDOWN the interface is down, -ENODEV the device is gone, -EPROTO the driver broke the ring.
  * detach: after it returns, the device touches neither ring nor buffer. Chains it had taken and not
  *       used are the driver's to reclaim.
@@ -141,5 +142,13 @@ int tap_uring_create(const int *fds, unsigned nqueues, struct device **out);
  * Return: as tap_rw_create().
  */
 int vhost_net_create(const int *fds, unsigned nqueues, struct device **out);
+
+/*
+ * vhost_net_missing() - what this kernel's vhost-net lacks of what our rings are made of
+ * @missing: feature bits (virtio 1.x, 6); 0: nothing
+ *
+ * Return: 0; -ENOENT, -EACCES or -EPERM as attaching it.
+ */
+int vhost_net_missing(uint64_t *missing);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 uint64_t
@@ -195,23 +196,29 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
     struct shim *s = shim_of(d);
     struct shim_queue *q = &s->q[queue];
     struct shim_rx *f;
-    int err = relay_posted(s, q);
-    int moved = 0;
+    int moved = relay_posted(s, q);
 
-    if (err < 0)
-        return err;
+    if (moved < 0)
+        return moved;
     if (s->ops->tick && !s->ops->tick(s, queue)) {
         vq_device_publish(&q->outer_rx);
         return 0;
     }
-    moved = s->inner->ops->poll(s->inner, queue, budget);
-    while ((f = collect(q)) != NULL)
+    if (!s->async)
+        moved = s->inner->ops->poll(s->inner, queue, budget);
+    for (unsigned i = 0; i < budget && (f = collect(q)) != NULL; i++)
         s->ops->rx(s, queue, f);
+    vq_driver_publish(&q->inner_rx);
+    if (s->async) {
+        /* As nic_rx_burst(): it hears of dropped frames' buffers, and we of what comes from now on. */
+        moved = s->inner->ops->poll(s->inner, queue, budget);
+        if (vq_driver_enable_notify(&q->inner_rx))
+            eventfd_write(q->wake_fd, 1);
+    }
     if (q->inner_rx.error) {
         q->outer_rx.error = q->inner_rx.error;
         moved = -EPROTO;
     }
-    vq_driver_publish(&q->inner_rx);
     vq_device_publish(&q->outer_rx);
     send_inner(s, queue); /* what was kept and is due now */
     vq_device_publish(&q->outer_tx);
@@ -274,6 +281,9 @@ shim_attach(struct device *d, struct device_attach *at)
     }
     at->offloads = inner.offloads;
     s->inner->ops->describe(s->inner, &info);
+    s->async = info.async;
+    for (unsigned i = 0; i < at->nqueues; i++)
+        s->q[i].wake_fd = info.wake_fd[i];
     snprintf(s->name, sizeof(s->name), "%s(%s)", s->ops->name, info.name);
     return 0;
 }
@@ -297,6 +307,7 @@ shim_describe(struct device *d, struct device_info *out)
 
     s->inner->ops->describe(s->inner, out);
     out->name = s->name;
+    out->async = false; /* frames come through us when we are polled */
 }
 
 static void

@@ -69,6 +69,7 @@ struct shim_queue {
     struct shim_tx *chain;      /* by outer head */
     struct shim_buffer *spare;
     unsigned nspare;
+    int wake_fd; /* of an inner device that works on its own */
 };
 
 struct shim {
@@ -77,6 +78,7 @@ struct shim {
     struct device *inner;
     struct arena *arena;
     unsigned nqueues;
+    bool async; /* the inner device works on its own */
     char name[64];
     struct shim_queue q[NIC_MAX_QUEUES];
 };

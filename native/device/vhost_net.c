@@ -14,6 +14,7 @@
 #undef vring
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -32,12 +33,20 @@ enum {
     RINGS
 };
 
+/* What there can be news of. */
+enum {
+    NEWS_CALL, /* used receive buffers */
+    NEWS_ERR,  /* a broken ring */
+    NEWS_TAP,  /* the interface was deleted */
+};
+
 struct vhost_queue {
-    int fd; /* of /dev/vhost-net */
+    int fd;   /* of /dev/vhost-net */
+    int news; /* an epoll instance with call[RX], err[] and the TAP in it */
     int kick[RINGS], call[RINGS], err[RINGS];
     struct vring *ring[RINGS];
     uint16_t seen[RINGS]; /* available index when last looked at */
-    bool failed;
+    int failed;           /* -errno, for good */
 };
 
 struct vhost_net {
@@ -86,17 +95,38 @@ share_memory(int fd, const struct arena *a)
     return err;
 }
 
-/* negotiate() - what our rings are made of, all of it; -EOPNOTSUPP when this kernel lacks a part */
-static int
-negotiate(int fd, bool event_idx)
+/* features() - what our rings are made of */
+static uint64_t
+features(bool event_idx)
 {
-    uint64_t want = F_MRG_RXBUF | F_INDIRECT_DESC | F_VERSION_1 | (event_idx ? F_EVENT_IDX : 0);
+    return F_MRG_RXBUF | F_INDIRECT_DESC | F_VERSION_1 | (event_idx ? F_EVENT_IDX : 0);
+}
+
+/* negotiate() - all that we need or nothing; -EOPNOTSUPP when this kernel lacks a part */
+static int
+negotiate(int fd, uint64_t want)
+{
     uint64_t have = 0;
     int err = command(fd, VHOST_GET_FEATURES, &have);
 
     if (!err && (have & want) != want)
         err = -EOPNOTSUPP;
     return err ? err : command(fd, VHOST_SET_FEATURES, &want);
+}
+
+int
+vhost_net_missing(uint64_t *missing)
+{
+    uint64_t have = 0;
+    int fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    int err = command(fd, VHOST_GET_FEATURES, &have);
+
+    *missing = features(true) & ~have;
+    close(fd);
+    return err;
 }
 
 static int
@@ -142,9 +172,43 @@ queue_close(struct vhost_queue *v)
             *fd[k] = -1;
         }
     }
+    if (v->news >= 0)
+        close(v->news);
     if (v->fd >= 0)
         close(v->fd);
-    v->fd = -1;
+    v->news = v->fd = -1;
+}
+
+/*
+ * watch() - one descriptor for all that a sleeper has to be told
+ *
+ * A TAP wakes whoever asks for EPOLLIN or EPOLLPRI with every frame and when it is deleted. Readable it
+ * is with every frame, which is the worker's business; EPOLLPRI it never reports, and EPOLLERR
+ * unasked, for a deleted interface. So EPOLLPRI hears of that and of nothing else.
+ */
+static int
+watch(struct vhost_queue *v, int tap)
+{
+    const struct {
+        int fd;
+        uint32_t events, what;
+    } source[] = {
+        {v->call[RX], EPOLLIN, NEWS_CALL},
+        {v->err[RX], EPOLLIN, NEWS_ERR},
+        {v->err[TX], EPOLLIN, NEWS_ERR},
+        {tap, EPOLLPRI, NEWS_TAP},
+    };
+
+    v->news = epoll_create1(EPOLL_CLOEXEC);
+    if (v->news < 0)
+        return -errno;
+    for (size_t i = 0; i < sizeof(source) / sizeof(source[0]); i++) {
+        struct epoll_event e = {.events = source[i].events, .data.u32 = source[i].what};
+
+        if (epoll_ctl(v->news, EPOLL_CTL_ADD, source[i].fd, &e) < 0)
+            return -errno;
+    }
+    return 0;
 }
 
 static int
@@ -154,7 +218,7 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
 
     v->ring[RX] = at->queue[queue].rx;
     v->ring[TX] = at->queue[queue].tx;
-    v->failed = false;
+    v->failed = 0;
     v->fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
     if (v->fd < 0)
         return -errno;
@@ -167,9 +231,11 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
             err = -errno;
     }
     if (!err)
+        err = watch(v, backend);
+    if (!err)
         err = command(v->fd, VHOST_SET_OWNER, NULL);
     if (!err)
-        err = negotiate(v->fd, v->ring[RX]->event_idx);
+        err = negotiate(v->fd, features(v->ring[RX]->event_idx));
     if (!err)
         err = share_memory(v->fd, at->arena);
     for (unsigned i = 0; i < RINGS && !err; i++)
@@ -243,29 +309,42 @@ notify(struct vhost_net *n, unsigned queue, unsigned index)
         tap_count(&n->tap.q[queue].stats.syscalls, 1);
 }
 
-/* check() - did the worker find a ring broken? It says so on an eventfd, and no more than that. */
+/*
+ * read_news() - what happened since; 0, -EPROTO for a broken ring, -ENODEV for a TAP that is gone
+ * @forget: the receive ring is looked at next, so that its call has done its work
+ */
 static int
-check(struct vhost_net *n, unsigned queue)
+read_news(struct vhost_net *n, unsigned queue, bool forget)
 {
     struct vhost_queue *v = &n->v[queue];
+    struct epoll_event e[4]; /* as many as there are sources */
     eventfd_t value;
 
-    if (!v->failed &&
-        (eventfd_read(v->err[RX], &value) == 0 || eventfd_read(v->err[TX], &value) == 0))
-        v->failed = true;
-    return v->failed ? -EPROTO : 0;
+    if (v->failed)
+        return v->failed;
+    int got = epoll_wait(v->news, e, 4, 0);
+
+    for (int i = 0; i < got; i++) {
+        /* A worker whose TAP is gone complains as if of the ring: then that is no news. */
+        if (e[i].data.u32 == NEWS_TAP)
+            v->failed = -ENODEV;
+        else if (e[i].data.u32 == NEWS_ERR)
+            v->failed = v->failed ? v->failed : -EPROTO;
+        else if (forget && eventfd_read(v->call[RX], &value) == 0)
+            tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    }
+    tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    return v->failed;
 }
 
 static int
 vhost_poll(struct device *d, unsigned queue, unsigned budget)
 {
     struct vhost_net *n = vhost_of(d);
-    eventfd_t value;
 
     (void)budget; /* the worker does not ask */
     notify(n, queue, RX);
-    eventfd_read(n->v[queue].call[RX], &value);
-    return check(n, queue);
+    return read_news(n, queue, true);
 }
 
 static int
@@ -274,7 +353,7 @@ vhost_kick(struct device *d, unsigned queue)
     struct vhost_net *n = vhost_of(d);
 
     notify(n, queue, TX);
-    return check(n, queue);
+    return read_news(n, queue, false);
 }
 
 static void
@@ -285,8 +364,10 @@ vhost_describe(struct device *d, struct device_info *out)
     tap_describe(d, out);
     out->name = "vhost_net";
     out->async = true;
-    for (unsigned i = 0; i < n->tap.nqueues; i++)
-        out->wait_fd[i] = n->attached ? n->v[i].call[RX] : -1;
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
+        out->wait_fd[i] = n->v[i].news;
+        out->wake_fd[i] = n->v[i].call[RX];
+    }
 }
 
 static void
@@ -316,7 +397,7 @@ vhost_net_create(const int *fds, unsigned nqueues, struct device **out)
     if (n == NULL)
         return -ENOMEM;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
-        n->v[i].fd = -1;
+        n->v[i].fd = n->v[i].news = -1;
         for (unsigned k = 0; k < RINGS; k++)
             n->v[i].kick[k] = n->v[i].call[k] = n->v[i].err[k] = -1;
     }

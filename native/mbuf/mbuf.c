@@ -653,6 +653,12 @@ m_prepend(struct mbuf *m, int len, int how)
 struct mbuf *
 mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len)
 {
+    return mb_frombytes_lead(z, j, bytes, len, 0);
+}
+
+struct mbuf *
+mb_frombytes_lead(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len, size_t lead)
+{
     struct mbuf *top = mb_gethdr(z);
     struct mbuf *m = top;
     const char *p = bytes;
@@ -662,21 +668,27 @@ mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len
         goto fail;
     top->m_pkthdr.len = (int32_t)len;
     if (len <= (size_t)MHLEN) {
+        if (len + lead <= (size_t)MHLEN)
+            top->m_data += lead;
         memcpy(top->m_data, bytes, len);
         top->m_len = (int32_t)len;
         left = 0;
     }
+    if (round_page(len + lead) != round_page(len))
+        lead = 0;
     while (left > 0) {
         struct vm_page *pg = jumbo_alloc(j, RETURN_SITE());
 
         if (pg == NULL)
             goto fail;
         char *kva = jumbo_kva(j, pg);
-        size_t part = left < PAGE_SIZE ? left : PAGE_SIZE;
+        size_t part = left < PAGE_SIZE - lead ? left : PAGE_SIZE - lead;
 
         vm_page_turn(pg, VPS_MBUF, VPE_MBUF);
         m_extadd(m, kva, PAGE_SIZE, jumbo_freem, NULL, 0, EXT_JUMBOP);
-        memcpy(kva, p, part);
+        m->m_data += lead;
+        lead = 0;
+        memcpy(m->m_data, p, part);
         m->m_len = (int32_t)part;
         p += part;
         left -= part;

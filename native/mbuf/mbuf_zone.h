@@ -47,6 +47,9 @@ int mb_copyback(struct mbuf *m, int off, int len, const char *cp);
  * Return: the packet; NULL when out of mbufs or pages.
  */
 struct mbuf *mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len);
+/* mb_frombytes_lead() - with room for @lead bytes of a header in front, unless that costs a page */
+struct mbuf *mb_frombytes_lead(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len,
+                               size_t lead);
 
 /* One mbuf of a chain, for who has no use for the macros of sys/mbuf.h. */
 struct mb_info {

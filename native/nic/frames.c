@@ -80,7 +80,8 @@ static struct mbuf *
 packet_of(struct nic *n, const struct frame_tx *in)
 {
     struct mbuf *m = in->m ? m_copypacket(in->m, M_NOWAIT)
-                           : mb_frombytes(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len);
+                           : mb_frombytes_lead(nic_mbuf_zone(n), nic_jumbo(n), in->data, in->len,
+                                               sizeof(struct net_hdr));
 
     if (m) {
         m->m_pkthdr.csum_flags = in->csum_flags;
@@ -114,5 +115,5 @@ nic_tx_frames(struct nic *n, unsigned queue, const struct frame_tx *in, unsigned
     }
     int sent = nic_tx_flush(n, queue);
 
-    return err ? err : sent == -EPROTO ? sent : 0;
+    return err ? err : sent == -EPROTO || sent == -ENODEV ? sent : 0;
 }

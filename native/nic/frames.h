@@ -59,8 +59,8 @@ void frame_copied(const struct mbuf *m, size_t bytes);
  * @taken: frames that were put on the ring
  *
  * Return: 0; what nic_tx() said of frame @in[*@taken]: -ENOBUFS when the ring is full though flushed; -ENOMEM
- * when out of mbufs or pages; -EPROTO when the ring was broken. A device that is down is no error: the
- * frames wait on the ring.
+ * when out of mbufs or pages. Of all of them: -EPROTO when the ring was broken, -ENODEV when the interface is
+ * gone. A device that is down is no error: the frames wait on the ring.
  */
 int nic_tx_frames(struct nic *n, unsigned queue, const struct frame_tx *in, unsigned count,
                   unsigned *taken);

@@ -24,6 +24,7 @@ struct nic_queue {
     struct vring rx_ring, tx_ring;
     struct vq_driver rx, tx;
     struct net_hdr *tx_hdr; /* one for each head of the transmit ring, in kmem */
+    int wake_fd;            /* of an async device */
     struct nic_queue_stats stats;
 };
 
@@ -212,7 +213,7 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     unsigned got = 0;
     int err = 0;
 
-    if (!q->rx.error)
+    if (!q->rx.error && !n->async)
         err = n->device->ops->poll(n->device, queue, max);
     while (got < max && harvest(n, q, &f)) {
         if (q->rx.error) {
@@ -230,9 +231,12 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     }
     /* One store makes the whole refill visible. */
     vq_driver_publish(&q->rx);
-    if (n->async && vq_driver_enable_notify(&q->rx)) {
+    if (n->async && !q->rx.error) {
+        /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
+        err = n->device->ops->poll(n->device, queue, max);
         /* More came before the device knew that we want to hear of it: say so ourselves. */
-        eventfd_write(nic_wait_fd(n, queue), 1);
+        if (vq_driver_enable_notify(&q->rx))
+            eventfd_write(q->wake_fd, 1);
     }
     if (got)
         return (int)got;
@@ -326,15 +330,29 @@ check_tx(const struct nic *n, const struct mbuf *m)
 }
 
 /*
- * gather() - segments of a chain behind the header's
+ * gather() - segments of a chain, with the device's header in front
+ *
+ * The header goes into the leading space of the first mbuf when it fits there and nobody else sees those
+ * bytes: one segment less, which for a small frame is half of them. Otherwise @seg[0] is left to
+ * the caller.
+ *
+ * @lead: set to where the header goes; NULL: to @seg[0]
  *
  * Return: segments, the header's included; 0 when they are too many or not all in the arena.
  */
 static unsigned
-gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg)
+gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg, char **lead)
 {
     unsigned nseg = 1;
 
+    *lead = NULL;
+    if (m->m_len > 0 && m_leadingspace(m) >= (int)sizeof(struct net_hdr)) {
+        *lead = m->m_data - sizeof(struct net_hdr);
+        seg[0] = (struct vq_seg){*lead, (size_t)m->m_len + sizeof(struct net_hdr)};
+        if (!arena_contains(n->arena, (uint64_t)(uintptr_t)seg[0].addr, seg[0].len))
+            return 0;
+        m = m->m_next;
+    }
     for (; m; m = m->m_next) {
         if (m->m_len == 0)
             continue;
@@ -353,14 +371,16 @@ linearize(struct nic *n, struct mbuf *m)
     uint32_t left = (uint32_t)m->m_pkthdr.len;
     struct mbuf *top = mb_gethdr(n->mbufs);
     uint32_t off = 0;
+    uint32_t skip = sizeof(struct net_hdr);
 
-    for (struct mbuf *c = top; c; c = c->m_next) {
+    for (struct mbuf *c = top; c; c = c->m_next, skip = 0) {
         struct vm_page *pg = jumbo_alloc(n->jumbo, RETURN_SITE());
-        uint32_t part = left < PAGE_SIZE ? left : (uint32_t)PAGE_SIZE;
+        uint32_t room = (uint32_t)PAGE_SIZE - skip;
+        uint32_t part = left < room ? left : room;
 
         if (pg == NULL)
             break;
-        attach_page(n, c, pg, part, 0);
+        attach_page(n, c, pg, skip + part, skip);
         if (csum_guarded_copy(m, off, part, c->m_data) < 0)
             break;
         off += part;
@@ -393,11 +413,12 @@ nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
         return -EPROTO;
     struct pkthdr *p = &m->m_pkthdr;
     bool soft = (p->csum_flags & CSUM_PARTIAL) && !(n->offloads & OFFLOAD_CSUM);
-    unsigned nseg = gather(n, m, seg);
+    char *lead;
+    unsigned nseg = gather(n, m, seg, &lead);
 
     if (nseg == 0 || nseg > q->tx.num || (soft && !csum_field_writable(m))) {
         copy = linearize(n, m);
-        nseg = copy ? gather(n, copy, seg) : 0;
+        nseg = copy ? gather(n, copy, seg, &lead) : 0;
         if (nseg == 0 || nseg > q->tx.num) {
             m_freem(copy);
             return copy ? -EMSGSIZE : -ENOMEM;
@@ -422,21 +443,24 @@ nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
         COUNT(q->stats.tx_csum_soft, 1);
     }
 
-    /* The next head is the first free descriptor: its header slot is free with it. */
-    struct net_hdr *h = &q->tx_hdr[q->tx.free_head];
+    struct net_hdr h = {0};
 
-    memset(h, 0, sizeof(*h));
     if ((p->csum_flags & CSUM_PARTIAL) && !soft) {
-        h->flags = NET_HDR_F_NEEDS_CSUM;
-        h->csum_start = p->csum_start;
-        h->csum_offset = p->csum_data;
+        h.flags = NET_HDR_F_NEEDS_CSUM;
+        h.csum_start = p->csum_start;
+        h.csum_offset = p->csum_data;
     }
     if (gso != NET_HDR_GSO_NONE) {
-        h->gso_type = (uint8_t)(gso | (p->csum_flags & CSUM_ECN ? NET_HDR_GSO_ECN : 0));
-        h->gso_size = p->tso_segsz;
-        h->hdr_len = p->hdr_len;
+        h.gso_type = (uint8_t)(gso | (p->csum_flags & CSUM_ECN ? NET_HDR_GSO_ECN : 0));
+        h.gso_size = p->tso_segsz;
+        h.hdr_len = p->hdr_len;
     }
-    seg[0] = (struct vq_seg){h, sizeof(*h)};
+    if (lead == NULL) {
+        /* The next head is the first free descriptor: its header slot is free with it. */
+        lead = (char *)&q->tx_hdr[q->tx.free_head];
+        seg[0] = (struct vq_seg){lead, sizeof(h)};
+    }
+    memcpy(lead, &h, sizeof(h)); /* of any alignment */
     COUNT(q->stats.tx_queued, 1);
     COUNT(q->stats.tx_bytes, p->len);
     vq_driver_add(&q->tx, seg, nseg, 0, copy ? copy : m);
@@ -593,6 +617,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     d->ops->describe(d, &info);
     n->async = info.async;
     for (unsigned i = 0; i < config->nqueues && !err && n->async; i++) {
+        n->q[i].wake_fd = info.wake_fd[i];
         vq_driver_enable_notify(&n->q[i].rx);
         err = d->ops->poll(d, i, 0); /* buffers are posted: the device may begin */
     }

@@ -14,13 +14,21 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
+/* The kernel's header brings a struct vring of its own along. */
+#define vring linux_vring
+#include <linux/vhost.h>
+#undef vring
+#include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -37,6 +45,8 @@
 
 #define OUR_TYPE 0x88b5 /* IEEE 802, local experimental */
 #define RING 256u
+/* How long something may take that happens in the end; an emulated machine under load takes its time. */
+#define PATIENCE_NS INT64_C(60000000000)
 
 static int (*create)(const int *fds, unsigned nqueues, struct device **out);
 static bool async; /* vhost_net: frames go out some time after the flush */
@@ -145,11 +155,10 @@ make_tap(uint32_t mtu)
     CHECK_EQ(bind(net.packet, (struct sockaddr *)&at, sizeof(at)), 0);
 }
 
-/* set_up() - a machine with a NIC on a TAP */
+/* set_up_machine() - a machine with a NIC on a TAP */
 static void
-set_up(uint32_t mtu, uint32_t offloads, bool strict)
+set_up_machine(uint32_t mtu, uint32_t offloads, const struct machine_config *mc)
 {
-    const struct machine_config mc = {.pages = 2048, .strict = strict};
     const struct nic_config nc = {.nqueues = 1,
                                   .rx_ring_size = RING,
                                   .tx_ring_size = 2 * RING,
@@ -163,8 +172,16 @@ set_up(uint32_t mtu, uint32_t offloads, bool strict)
     if (err == -EPERM || err == -ENOSYS)
         SKIP("no io_uring here: %s", strerror(-err));
     CHECK_EQ(err, 0);
-    CHECK_EQ(machine_create(&mc, &net.machine), 0);
+    CHECK_EQ(machine_create(mc, &net.machine), 0);
     CHECK_EQ(nic_attach(net.machine->jumbo, net.machine->mbufs, d, &nc, &net.nic), 0);
+}
+
+static void
+set_up(uint32_t mtu, uint32_t offloads, bool strict)
+{
+    const struct machine_config mc = {.pages = 2048, .strict = strict};
+
+    set_up_machine(mtu, offloads, &mc);
 }
 
 static void
@@ -245,7 +262,7 @@ receive(uint32_t first, unsigned n, const uint32_t *len, unsigned burst)
         CHECK(r >= 0);
         if (r == 0) {
             idle++;
-            nic_wait(net.nic, 0, 1000000);
+            nic_wait(net.nic, 0, async ? PATIENCE_NS : 1000000);
         }
         for (int i = 0; i < r; i++) {
             uint32_t total = (uint32_t)m[i]->m_pkthdr.len;
@@ -312,6 +329,15 @@ flush(int least)
         CHECK(idle < 9999);
     }
     return (unsigned)r;
+}
+
+/* flush_all() - transmit what is on the ring, @n frames */
+static void
+flush_all(unsigned n)
+{
+    unsigned sent = flush((int)n);
+
+    CHECK(async || sent == n);
 }
 
 static void
@@ -402,15 +428,29 @@ test_link_down(void)
     }
 }
 
+static void *
+sleep_on_queue(void *arg)
+{
+    *(int *)arg = nic_wait(net.nic, 0, PATIENCE_NS);
+    return NULL;
+}
+
 static void
 test_deleted(void)
 {
     struct mbuf *m;
 
     for (unsigned n = 1; n < 50; n += 20) {
+        pthread_t sleeper;
+        int woken = 0;
+
         set_up(1500, 0, false);
         test_transmit(0, 20, 1500);
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 0);
+        CHECK_EQ(pthread_create(&sleeper, NULL, sleep_on_queue, &woken), 0);
         delete_link();
+        pthread_join(sleeper, NULL);
+        CHECK_EQ(woken, 1);
         queue_frames(0, n, 60);
         CHECK_EQ(nic_tx_flush(net.nic, 0), -ENODEV);
         CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), -ENODEV);
@@ -588,7 +628,7 @@ test_super_frames(uint16_t len, unsigned copies)
         for (unsigned k = 1; k < copies; k++)
             CHECK_EQ(nic_tx(net.nic, 0, m_copypacket(m, M_NOWAIT)), 0);
         CHECK_EQ(nic_tx(net.nic, 0, m), 0);
-        CHECK_EQ(nic_tx_flush(net.nic, 0), copies);
+        flush_all(copies);
         for (unsigned k = 0; k < copies; k++) {
             memset(back, 0, sizeof(*back));
             CHECK_EQ(recv(s, back, sizeof(*back), 0), sizeof(p->h) + len);
@@ -648,6 +688,174 @@ test_cycles(void)
         tear_down();
     }
     CHECK_EQ(open_descriptors(), before);
+}
+
+/* ---- vhost_net: how it is refused, and what its worker makes of what it is given ---- */
+
+static uint64_t hidden_features; /* that the kernel has and we are not to see */
+
+int
+ioctl(int fd, unsigned long request, ...)
+{
+    va_list ap;
+
+    va_start(ap, request);
+    void *arg = va_arg(ap, void *);
+
+    va_end(ap);
+    int r = (int)syscall(SYS_ioctl, fd, request, arg);
+
+    if (request == VHOST_GET_FEATURES && r == 0)
+        *(uint64_t *)arg &= ~hidden_features;
+    return r;
+}
+
+static void
+without_device(void)
+{
+    CHECK_EQ(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL), 0);
+    CHECK_EQ(mount("none", "/dev", "tmpfs", 0, NULL), 0);
+}
+
+static void
+without_permission(void)
+{
+    without_device();
+    close(open("/dev/vhost-net", O_CREAT | O_RDONLY, 0));
+    CHECK_EQ(setresuid(65534, 65534, 65534), 0);
+}
+
+static void
+without_features(void)
+{
+    hidden_features = (UINT64_C(1) << VIRTIO_NET_F_MRG_RXBUF) | (UINT64_C(1) << VIRTIO_F_VERSION_1);
+}
+
+/* What it takes is not there: attaching says so, and leaves nothing behind. */
+static void
+test_refused(void)
+{
+    const struct {
+        void (*prepare)(void);
+        int err, missing_err;
+    } way[] = {
+        {without_device, -ENOENT, -ENOENT},
+        {without_permission, -EACCES, -EACCES},
+        {without_features, -EOPNOTSUPP, 0},
+    };
+
+    for (unsigned i = 0; i < sizeof(way) / sizeof(way[0]); i++) {
+        pid_t pid = fork();
+        int status;
+
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            const struct machine_config mc = {.pages = 2048};
+            const struct nic_config nc = {
+                .nqueues = 1, .rx_ring_size = RING, .tx_ring_size = RING, .mtu = 1500};
+            struct device *d;
+            uint64_t missing = 0;
+
+            make_tap(1500);
+            CHECK_EQ(unshare(CLONE_NEWNS), 0);
+            way[i].prepare();
+            CHECK_EQ(vhost_net_missing(&missing), way[i].missing_err);
+            CHECK_EQ(missing, hidden_features);
+            CHECK_EQ(machine_create(&mc, &net.machine), 0);
+            unsigned before = open_descriptors();
+
+            CHECK_EQ(create(&net.fd, 1, &d), 0);
+            CHECK_EQ(nic_attach(net.machine->jumbo, net.machine->mbufs, d, &nc, &net.nic),
+                     way[i].err);
+            CHECK_EQ(open_descriptors(), before);
+            CHECK_EQ(machine_idle(net.machine), 0);
+            CHECK_EQ(machine_destroy(net.machine), 0);
+            _exit(0);
+        }
+        CHECK_EQ(waitpid(pid, &status, 0), pid);
+        CHECK_EQ(status, 0);
+    }
+}
+
+/* A chain that lies where the device may not look: the worker stops and says so. */
+static void
+test_broken_ring(void)
+{
+    static char elsewhere[1500];
+    const struct machine_config mc = {.pages = RING};
+    const struct vq_seg seg = {elsewhere, sizeof(elsewhere)};
+    unsigned before = open_descriptors();
+    struct vring rx, tx;
+    struct vq_driver q;
+    struct device *d;
+    struct device_info info;
+    uint32_t len;
+
+    make_tap(1500);
+    CHECK_EQ(machine_create(&mc, &net.machine), 0);
+    CHECK_EQ(create(&net.fd, 1, &d), 0);
+    CHECK_EQ(vring_create(net.machine->arena, RING, true, &rx), 0);
+    CHECK_EQ(vring_create(net.machine->arena, RING, true, &tx), 0);
+    CHECK_EQ(vq_driver_init(&q, &tx), 0);
+
+    struct device_attach at = {.arena = net.machine->arena, .nqueues = 1, .queue = {{&rx, &tx}}};
+
+    CHECK_EQ(d->ops->attach(d, &at), 0);
+    CHECK_EQ(vq_driver_add(&q, &seg, 1, 0, elsewhere), 0);
+    vq_driver_publish(&q);
+    d->ops->kick(d, 0); /* the worker may be quick */
+    d->ops->describe(d, &info);
+
+    struct pollfd p = {.fd = info.wait_fd[0], .events = POLLIN};
+
+    CHECK_EQ(poll(&p, 1, PATIENCE_NS / 1000000), 1);
+    CHECK_EQ(d->ops->kick(d, 0), -EPROTO);
+    CHECK_EQ(d->ops->poll(d, 0, 1), -EPROTO);
+    CHECK_EQ(d->ops->detach(d), 0);
+    CHECK(vq_driver_get(&q, &len) == NULL); /* not used: the driver's to reclaim */
+    CHECK_EQ(vq_driver_outstanding(&q), 1);
+    d->ops->destroy(d);
+    vq_driver_fini(&q);
+    vring_destroy(&rx);
+    vring_destroy(&tx);
+    CHECK_EQ(machine_idle(net.machine), 0);
+    CHECK_EQ(machine_destroy(net.machine), 0);
+    close(net.packet);
+    close(net.fd);
+    CHECK_EQ(open_descriptors(), before);
+}
+
+/* Pages that the pool did not have at attach are as good as the others. */
+static void
+test_growth(void)
+{
+    const struct machine_config mc = {.pages = RING, .max_pages = 8 * RING};
+    static uint8_t want[1500], have[1500];
+    static struct mbuf *held[4 * RING];
+
+    set_up_machine(1500, 0, &mc);
+    size_t before = depot_total(&net.machine->jumbo->depot);
+
+    for (unsigned i = 0; i < 4 * RING; i++) {
+        int got = 0;
+
+        make_frame(want, i, sizeof(want));
+        CHECK_EQ(send(net.packet, want, sizeof(want), 0), sizeof(want));
+        while (got == 0) {
+            CHECK_EQ(nic_wait(net.nic, 0, PATIENCE_NS), 1);
+            got = nic_rx_burst(net.nic, 0, &held[i], 1);
+            CHECK(got >= 0);
+        }
+    }
+    CHECK(depot_total(&net.machine->jumbo->depot) > before);
+    for (unsigned i = 0; i < 4 * RING; i++) {
+        make_frame(want, i, sizeof(want));
+        CHECK_EQ(held[i]->m_pkthdr.len, sizeof(want));
+        CHECK_EQ(m_copydata(held[i], 0, sizeof(want), (caddr_t)have), 0);
+        CHECK(memcmp(want, have, sizeof(want)) == 0);
+        m_freem(held[i]);
+    }
+    tear_down();
 }
 
 static void
@@ -720,11 +928,14 @@ main(int argc, char **argv)
         test_both_ways(sizes[i], 0, false);
         test_both_ways(sizes[i], OFFLOAD_ALL, i == 1);
     }
+    test_deleted();
     if (async) {
+        test_refused();
+        test_broken_ring();
+        test_growth();
         test_cycles();
     } else { /* what these look for, the worker does not tell */
         test_link_down();
-        test_deleted();
         test_bad_frames();
         test_too_long();
     }

@@ -211,10 +211,13 @@ end_kick(struct device *d, unsigned queue)
         struct net_hdr h;
         size_t len = 0;
 
-        CHECK_EQ(seg[0].len, sizeof(h));
+        /* The header may share its segment with the frame (virtio 1.x, 2.7.4). */
+        CHECK(seg[0].len >= sizeof(h));
         memcpy(&h, seg[0].addr, sizeof(h));
         h.num_buffers = 1;
-        for (unsigned i = 1; i < c.nout; i++) {
+        seg[0].addr = (uint8_t *)seg[0].addr + sizeof(h);
+        seg[0].len -= sizeof(h);
+        for (unsigned i = 0; i < c.nout; i++) {
             memcpy(frame + len, seg[i].addr, seg[i].len);
             len += seg[i].len;
         }
