@@ -25,7 +25,6 @@ from harness.netns import Namespace
 from harness.nic import Nic
 from harness.stack import Stack
 from harness.tap import Tap
-from harness.trial.steering import steer
 
 __all__ = ["Finding", "Report", "State", "diagnose"]
 
@@ -142,7 +141,7 @@ def diagnose() -> Report:
         findings = (
             *machine,
             memory,
-            _cores(namespace),
+            _cores(),
             _user_namespaces(),
             network,
             wire,
@@ -226,17 +225,13 @@ def _huge_pages() -> Finding:
     return Finding("huge pages", State.OK, found, f"{use}; the harness asks for none")
 
 
-def _cores(namespace: Namespace | None) -> Finding:
+def _cores() -> Finding:
     n = len(os.sched_getaffinity(0))
     if n == 1:
         return Finding(
             "cores", State.LACKING, "1", "sender and receiver of a trial share it", "more cores"
         )
-    if namespace is None or steer(namespace):
-        use = "a trial's receiving kernel works on another one than the sender"
-    else:
-        use = "a trial's receiving kernel works on the sender's (steering takes Linux 6.3)"
-    return Finding("cores", State.OK, str(n), use)
+    return Finding("cores", State.OK, str(n), "sender and receiver of a trial have one each")
 
 
 def _user_namespaces() -> Finding:

@@ -162,7 +162,8 @@ open_wire(struct wire *w, unsigned nqueues, unsigned mtu, bool gso)
         die("up");
     close(s);
 
-    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(ifr.ifr_name)};
+    struct sockaddr_ll at = {.sll_family = AF_PACKET,
+                             .sll_ifindex = (int)if_nametoindex(ifr.ifr_name)};
 
     w->packet = socket(AF_PACKET, SOCK_RAW, 0);
     if (w->packet < 0 || bind(w->packet, (struct sockaddr *)&at, sizeof(at)) < 0)
@@ -508,8 +509,8 @@ receive_round(int round)
         bool gso;
         unsigned count;
     } what[] = {
-        {"rx_64", 64, 1500, false, 6000},      {"rx_1514", 1514, 1500, false, 6000},
-        {"rx_9000", 9014, 9000, false, 3000},  {"rx_gso_64", 64, 1500, true, 6000},
+        {"rx_64", 64, 1500, false, 6000},       {"rx_1514", 1514, 1500, false, 6000},
+        {"rx_9000", 9014, 9000, false, 3000},   {"rx_gso_64", 64, 1500, true, 6000},
         {"rx_gso_64k", 65535, 1500, true, 600},
     };
     static const struct {
