@@ -8,7 +8,8 @@ The socket has a name in the file system, not an abstract one, for those belong 
 namespace and the asker is often in another. It is looked for under the process's own root
 (/proc/PID/root) and by the PID that it has in its own PID namespace.
 
-One line of JSON is asked, {"page": 12} or {}, and one is answered.
+One line of JSON is asked, {}, {"page": 12} or {"page": 12, "file": [st_dev, st_ino]}, and one is
+answered.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from harness.errors import ArgumentError, HarnessError
 
 if TYPE_CHECKING:
     from harness.arena import Arena, Misuse
+    from harness.vm_page import PageInfo
 
 __all__ = ["ControlError", "ask", "processes"]
 
@@ -149,25 +151,38 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     arenas = []
     for arena in open_arenas():
         with contextlib.suppress(HarnessError):  # closed meanwhile
-            arenas.append(_describe(arena, question.get("page")))
+            arenas.append(_describe(arena, question.get("page"), question.get("file")))
     return {"pid": os.getpid(), "version": __version__, "arenas": arenas}
 
 
-def _describe(arena: Arena, page: object) -> dict[str, Any]:
+def _describe(arena: Arena, page: object, file: object) -> dict[str, Any]:
     from harness._stats import stats
+    from harness.sf_buf import file_page_info, mapped_files
     from harness.vm_page import page_info
 
     found = stats(arena)
     answer = dataclasses.asdict(found)
     answer["reports"] = [_with_names(m) for m in found.reports]
+    answer["files"] = [dataclasses.asdict(f) for f in mapped_files(arena=arena)]
     if page is not None:
         if not isinstance(page, int):
             raise ArgumentError("look at", f"page {page!r}", "it is no number")
         try:
-            answer["page"] = dataclasses.asdict(page_info(page, arena=arena))
+            if file is None:
+                pages: tuple[PageInfo, ...] = (page_info(page, arena=arena),)
+            else:
+                pages = file_page_info(_numbers(file), page, arena=arena)
+            answer["page"] = [dataclasses.asdict(p) for p in pages]
         except ArgumentError as e:
-            answer["page"] = {"error": str(e)}
+            answer["page"] = [{"error": str(e)}]
     return answer
+
+
+def _numbers(file: object) -> tuple[int, int]:
+    match file:
+        case [int(dev), int(ino)] if 0 <= dev < 1 << 64 and 0 <= ino < 1 << 64:
+            return dev, ino
+    raise ArgumentError("look at", f"file {file!r}", "it is no device and inode number")
 
 
 def _with_names(m: Misuse) -> dict[str, Any]:
@@ -229,20 +244,25 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def ask(pid: int, page: int | None = None) -> dict[str, Any]:
+def ask(
+    pid: int, page: int | None = None, *, file: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Ask a process what its arenas hold.
 
     Args:
         pid: of a process of the same user.
-        page: number of an arena page to be told about too.
+        page: number of a page to be told about too: of the arena, or of `file`.
+        file: (st_dev, st_ino) of a file.
 
     Returns: {"pid", "version", "arenas": [...]}, each arena as harness.stats() has it, with sites
-    by name and perhaps the key "page".
+    by name, "files" (see harness.sf_buf.mapped_files) and perhaps "page": a list, as page_info()
+    or file_page_info() has them.
 
     Raises:
         ControlError: no such process, no control socket, or no answer.
     """
-    question = json.dumps({} if page is None else {"page": page}).encode() + b"\n"
+    asked = {"page": page, "file": file}
+    question = json.dumps({k: v for k, v in asked.items() if v is not None}).encode() + b"\n"
     for path in _candidates(pid):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(_TIMEOUT_S)

@@ -11,9 +11,12 @@ would be a SIGBUS, as with mmap.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from harness import _misuse
+from harness import _misuse, _site
 from harness._live import track
 from harness._native import ffi, lib
 from harness._owned import Collected
@@ -27,7 +30,7 @@ from harness.errors import (
     SleepInterruptedError,
     error_from_errno,
 )
-from harness.vm_page import PAGE_SIZE, Page, view
+from harness.vm_page import PAGE_SIZE, FileId, Page, PageInfo, describe_file_page, view
 
 __all__ = [
     "SFB_CATCH",
@@ -35,8 +38,11 @@ __all__ = [
     "SFB_DEFAULT",
     "SFB_NOWAIT",
     "FilePage",
+    "MappedFile",
     "SfBuf",
     "VmObject",
+    "file_page_info",
+    "mapped_files",
     "sf_buf_alloc",
     "sf_buf_free",
     "sf_buf_kva",
@@ -52,7 +58,11 @@ SFB_CPUPRIVATE: int = lib.SFB_CPUPRIVATE
 #: Fail rather than sleep.
 SFB_NOWAIT: int = lib.SFB_NOWAIT
 
+#: Times that one file may be open, of those that file_page_info() tells.
+_AT_ONCE = 64
 
+
+@runtime_checkable
 class HasFileno(Protocol):
     """An open file."""
 
@@ -131,7 +141,7 @@ class VmObject(Collected):
         """
         if not 0 <= pindex < 1 << 51:
             raise ArgumentError("grab", f"page {pindex}", "it is out of range")
-        m = lib.vm_object_grab(self.handle, pindex)
+        m = lib.vm_object_grab(self.handle, pindex, _site.caller())
         if m == ffi.NULL:
             raise ResourceError(
                 "grab", f"page {pindex}", "every extent is in use", "unwire pages, free sf_bufs"
@@ -162,7 +172,7 @@ class FilePage(Collected, Page):
         """Unwire the page; again has no effect. Buffers of it stay good."""
         if self.owned:
             self.owned = False
-            lib.vm_page_unwire(self._m)
+            lib.sf_page_unwire(self._m, _site.caller())
 
 
 class SfBuf(Collected):
@@ -244,10 +254,11 @@ def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
     """
     m = page.handle
     seen = _misuse.count()
+    site = _site.caller()
     while True:
         # An uninterruptible sleep would keep Ctrl-C waiting: let signals end it, and go on.
         wake = 0 if flags & SFB_NOWAIT else SFB_CATCH
-        sf = lib.sf_buf_alloc(m, flags | wake)
+        sf = lib.sf_page_map(m, flags | wake, site)
         if sf != ffi.NULL:
             break
         error = _error(ffi.errno, page)
@@ -284,7 +295,7 @@ def sf_buf_free(sf: SfBuf) -> None:
         )
     handle, sf._sf = sf._sf, None
     seen = _misuse.count()
-    lib.sf_buf_free(handle)
+    lib.sf_page_unmap(handle, _site.caller())
     _misuse.check(seen, "free", f"sf_buf of {sf.page!r}")
 
 
@@ -302,3 +313,75 @@ def sf_buf_kva(sf: SfBuf) -> int:
 def sf_buf_page(sf: SfBuf) -> Page:
     """Return the page that is mapped."""
     return sf.page
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A file that pages of are bound to descriptors, by a VmObject or a transfer.
+
+    Attributes:
+        file: which.
+        extents: runs of 2 MiB of it.
+        mapped: pages of it that are mapped now.
+        users: references and wirings of its pages.
+    """
+
+    file: FileId
+    extents: int
+    mapped: int
+    users: int
+
+
+def mapped_files(*, arena: Arena | None = None) -> tuple[MappedFile, ...]:
+    """List the files that the arena knows pages of, each once for every time it is open."""
+    machine = current(arena).handle
+    out = ffi.new("struct sf_extent_info[]", lib.sf_map_extents(machine.sf_map, ffi.NULL, 0))
+    found: dict[tuple[int, int, int], list[Any]] = {}
+    for i in range(lib.sf_map_extents(machine.sf_map, out, len(out))):
+        found.setdefault((out[i].dev, out[i].ino, out[i].fd), []).append(out[i])
+    return tuple(
+        MappedFile(
+            FileId.of(*key),
+            len(extents),
+            sum(e.mapped for e in extents),
+            sum(e.users for e in extents),
+        )
+        for key, extents in found.items()
+    )
+
+
+def file_page_info(
+    file: int | HasFileno | str | os.PathLike[str] | tuple[int, int],
+    index: int,
+    *,
+    arena: Arena | None = None,
+) -> tuple[PageInfo, ...]:
+    """Tell what is known of a page of a file.
+
+    Args:
+        file: open, or by its path, or (st_dev, st_ino).
+        index: number of the page in it.
+        arena: None: the current one.
+
+    Returns: an entry for each time that the file is open here and the page has a descriptor; none
+    when nobody asked for the page or its neighbours, or their descriptors serve others by now.
+
+    Raises:
+        FileError: there is no such file.
+    """
+    machine = current(arena).handle
+    if isinstance(file, tuple):
+        dev, ino = file
+    else:
+        try:
+            if isinstance(file, HasFileno):
+                file = file.fileno()
+            st = os.fstat(file) if isinstance(file, int) else Path(file).stat()
+        except OSError as e:
+            raise FileError("look at", str(file), e.strerror or str(e), errno=e.errno) from e
+        dev, ino = st.st_dev, st.st_ino
+    if not 0 <= index < 1 << 51:
+        raise ArgumentError("look at", f"page {index}", "it is out of range")
+    out = ffi.new("struct sf_page_info[]", _AT_ONCE)
+    n = lib.sf_map_find(machine.sf_map, dev, ino, index, out, len(out))
+    return tuple(describe_file_page(out[i]) for i in range(n))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness import _misuse, _site
@@ -14,6 +16,7 @@ from harness.errors import ArgumentError
 
 __all__ = [
     "PAGE_SIZE",
+    "FileId",
     "Page",
     "PageInfo",
     "page_info",
@@ -38,20 +41,54 @@ _OWNERS = {
 
 
 @dataclass(frozen=True, slots=True)
+class FileId:
+    """Which file, as /proc/PID/maps has it.
+
+    Attributes:
+        device: "major:minor", decimal.
+        inode: its number there.
+        path: its name in this process; None when it cannot be told.
+    """
+
+    device: str
+    inode: int
+    path: str | None
+
+    @classmethod
+    def of(cls, dev: int, ino: int, fd: int) -> FileId:
+        """Name a file by its numbers and a descriptor that was open a moment ago."""
+        path = None
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) == (dev, ino):
+                path = str(Path(f"/proc/self/fd/{fd}").readlink())
+        except OSError:
+            pass  # closed meanwhile
+        return cls(f"{os.major(dev)}:{os.minor(dev)}", ino, path)
+
+    def __str__(self) -> str:
+        return f"{self.path or '?'} (device {self.device}, inode {self.inode})"
+
+
+@dataclass(frozen=True, slots=True)
 class PageInfo:
     """What is known of a page at one moment.
 
     Attributes:
+        file: whose page it is; None for one of the arena's own.
         index: number of the page in the arena, or in its file.
         state: "free", "alloc", "posted", "mbuf", "held", "stolen", "kmem", "file", "none".
         owner: who has it.
         generation: of the binding of the handle; a handle bound anew gets a new one.
         wired, held, references: counts; references are those to its sf_buf.
-        kva: its address in the jumbo pool; None when it has none.
-        history: the last sixteen events, the newest first.
+        kva: its address in the jumbo pool, or that of a file's mapping; None when it has none.
+        history: the last sixteen events, the newest first; those of a file's page begin with
+            "alloc", when its descriptor was bound to it.
         allocated, freed: where that was done last: "file.py:12", "function+0x12 (library)", or "-".
+            For a file's page: where it was mapped or grabbed last, and let go of.
     """
 
+    file: FileId | None
     index: int
     state: str
     owner: str
@@ -67,31 +104,56 @@ class PageInfo:
 
 def describe(m: Any, machine: Any) -> PageInfo:
     """Read a struct vm_page."""
+    found = ffi.new("struct sf_page_info *")
+    if lib.sf_map_page(machine.sf_map, m, found):
+        return describe_file_page(found)
     state = m.state
-    bound = state != lib.VPS_FILE and m.slot != lib.VM_PAGE_NOSLOT
+    bound = m.slot != lib.VM_PAGE_NOSLOT
     if state == lib.VPS_FREE:
         owner = "the jumbo pool" if bound else "the arena"
-    elif state == lib.VPS_FILE:
-        owner = "a file"
     else:
         owner = _OWNERS.get(state, "nobody")
+    kva = int(ffi.cast("uintptr_t", lib.jumbo_kva(machine.jumbo, m))) if bound else None
+    return _info(m, None, owner, kva, history_of(m.history))
+
+
+def describe_file_page(found: Any) -> PageInfo:
+    """Read a struct sf_page_info."""
+    m = found.page
+    if m.ref_count:
+        owner = "whoever has its sf_buf"
+    elif m.wire_count:
+        owner = "whoever wired it"
+    else:
+        owner = "nobody"
+    file = FileId.of(found.dev, found.ino, found.fd) if found.ino else None
+    history = history_of(m.history)
+    if "alloc" in history:  # before that the descriptor was another page's
+        history = history[: history.index("alloc") + 1]
+    return _info(m, file, owner, found.kva or None, history)
+
+
+def _info(
+    m: Any, file: FileId | None, owner: str, kva: int | None, history: tuple[str, ...]
+) -> PageInfo:
     return PageInfo(
+        file=file,
         index=m.pindex,
-        state=ffi.string(lib.vm_page_state_name(state)).decode(),
+        state=ffi.string(lib.vm_page_state_name(m.state)).decode(),
         owner=owner,
         generation=m.generation,
         wired=m.wire_count,
         held=m.hold_count,
         references=m.ref_count,
-        kva=int(ffi.cast("uintptr_t", lib.jumbo_kva(machine.jumbo, m))) if bound else None,
-        history=history_of(m.history),
+        kva=kva,
+        history=history,
         allocated=_site.name(m.alloc_site),
         freed=_site.name(m.free_site),
     )
 
 
 def page_info(index: int, *, arena: Arena | None = None) -> PageInfo:
-    """Tell what is known of an arena page.
+    """Tell what is known of an arena page; harness.sf_buf.file_page_info() does of a file's.
 
     Raises:
         ArgumentError: the arena has no page of that number (yet).
@@ -207,5 +269,5 @@ def vm_page_unwire(page: Page) -> None:
         RefCountError: it is not wired.
     """
     seen = _misuse.count()
-    lib.vm_page_unwire(page._m)
+    lib.sf_page_unwire(page._m, _site.caller())
     _misuse.check(seen, "unwire", repr(page))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +15,7 @@ from harness.cli.failure import one_line_errors
 from harness.cli.options import Debug, JsonPath
 from harness.cli.output import check_json, console_for, plain_table, write_json
 from harness.control import ControlError, ask, processes
+from harness.errors import FileError
 
 
 @one_line_errors
@@ -35,6 +39,15 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            metavar="PATH|MAJOR:MINOR:INODE",
+            help="--page is one of this file's, not of the arena's memory.",
+            show_default=False,
+        ),
+    ] = None,
     json_path: JsonPath = None,
     _debug: Debug = False,
 ) -> None:
@@ -43,7 +56,9 @@ def inspect(
     The process answers if it runs with NIC_HARNESS_CONTROL=1 or made its arena with control=True.
     """
     check_json(json_path)
-    found = ask(_only() if pid is None else pid, page)
+    if file is not None and page is None:
+        raise typer.BadParameter("--file needs --page")
+    found = ask(_only() if pid is None else pid, page, file=None if file is None else _file(file))
     write_json(json_path, found)
     console = console_for(json_path)
     if not found["arenas"]:
@@ -61,6 +76,18 @@ def _only() -> int:
     return pids[0]
 
 
+def _file(text: str) -> tuple[int, int]:
+    """Device and inode number of a file, by path or by its numbers as they are shown."""
+    if re.fullmatch(r"\d+:\d+:\d+", text):
+        major, minor, inode = map(int, text.split(":"))
+        return os.makedev(major, minor), inode
+    try:
+        st = Path(text).stat()
+    except OSError as e:
+        raise FileError("find", text, e.strerror or str(e), errno=e.errno) from e
+    return st.st_dev, st.st_ino
+
+
 def _show(console: Console, pid: int, arena: dict[str, Any]) -> None:
     mode = "strict" if arena["strict"] else "direct map"
     console.print(
@@ -74,7 +101,15 @@ def _show(console: Console, pid: int, arena: dict[str, Any]) -> None:
         console.print(f"misuse: {counts}")
         for report in arena["reports"]:
             console.print(f"  {_report(report)}", markup=False)
-    if page := arena.get("page"):
+    for f in arena["files"]:
+        console.print(
+            f"file {_file_name(f['file'])}: {f['extents']} extents, {f['mapped']} pages mapped, "
+            f"{f['users']} references and wirings",
+            markup=False,
+        )
+    if "page" in arena and not arena["page"]:
+        console.print("page: none of that file is known here")
+    for page in arena.get("page", ()):
         console.print(_page(page))
 
 
@@ -128,6 +163,10 @@ def _report(report: dict[str, Any]) -> str:
     )
 
 
+def _file_name(file: dict[str, Any]) -> str:
+    return f"{file['path'] or '?'} ({file['device']}:{file['inode']})"
+
+
 def _page(page: dict[str, Any]) -> Table:
     table = plain_table(None)
     table.show_header = False
@@ -136,12 +175,14 @@ def _page(page: dict[str, Any]) -> Table:
     if "error" in page:
         table.add_row("page", page["error"])
         return table
+    if page["file"]:
+        table.add_row("file", _file_name(page["file"]))
     table.add_row("page", str(page["index"]))
     table.add_row("state", f"{page['state']}, of {page['owner']}")
     table.add_row("counts", f"wired {page['wired']}, held {page['held']}, "
                             f"references {page['references']}")  # fmt: skip
     table.add_row("generation", str(page["generation"]))
-    table.add_row("jumbo KVA", "-" if page["kva"] is None else hex(page["kva"]))
+    table.add_row("KVA", "-" if page["kva"] is None else hex(page["kva"]))
     table.add_row("events", " < ".join(page["history"]) or "none")
     table.add_row("allocated", page["allocated"])
     table.add_row("freed", page["freed"])

@@ -191,9 +191,31 @@ int vm_object_open(struct sf_map *s, int fd, struct vm_object **out);
 void vm_object_close(struct vm_object *o);
 int vm_object_fd(const struct vm_object *o);
 int64_t vm_object_size(const struct vm_object *o);
-struct vm_page *vm_object_grab(struct vm_object *o, uint64_t pindex);
-struct sf_buf *sf_buf_alloc(struct vm_page *m, int flags);
-void sf_buf_free(struct sf_buf *sf);
+struct vm_page *vm_object_grab(struct vm_object *o, uint64_t pindex, void *site);
+struct sf_buf *sf_page_map(struct vm_page *m, int flags, void *site);
+void sf_page_unmap(struct sf_buf *sf, void *site);
+void sf_page_unwire(struct vm_page *m, void *site);
+struct sf_page_info {
+    struct vm_page page;
+    uint64_t dev;
+    uint64_t ino;
+    int fd;
+    uintptr_t kva;
+    ...;
+};
+struct sf_extent_info {
+    uint64_t dev;
+    uint64_t ino;
+    uint64_t first;
+    int fd;
+    uint32_t mapped;
+    uint32_t users;
+    ...;
+};
+bool sf_map_page(struct sf_map *s, const struct vm_page *m, struct sf_page_info *out);
+unsigned sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, uint64_t pindex,
+                     struct sf_page_info *out, unsigned max);
+unsigned sf_map_extents(struct sf_map *s, struct sf_extent_info *out, unsigned max);
 void sf_buf_ref(struct sf_buf *sf);
 uintptr_t sf_buf_kva(struct sf_buf *sf);
 vm_page_t sf_buf_page(struct sf_buf *sf);
@@ -436,6 +458,17 @@ int nic_queue_error(const struct nic *n, unsigned queue);
 const char *vq_error_name(int error);
 int nic_check(struct nic *n);
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
+struct vq_desc {
+    uint64_t addr;
+    uint32_t len;
+    ...;
+};
+struct vring {
+    uint32_t num;
+    struct vq_desc *desc;
+    ...;
+};
+const struct vring *nic_vring(const struct nic *n, unsigned queue, bool tx);
 void nic_describe(struct nic *n, struct device_info *out);
 uint32_t nic_offloads(const struct nic *n);
 

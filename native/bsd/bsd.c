@@ -124,7 +124,7 @@ vm_page_t
 vm_page_grab(vm_object_t object, vm_pindex_t pindex, int allocflags)
 {
     (void)allocflags; /* a page is wired in any case: its descriptor is bound to it by that */
-    return vm_object_grab(object, pindex);
+    return vm_object_grab(object, pindex, RETURN_SITE());
 }
 
 struct mbuf *

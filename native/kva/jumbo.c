@@ -260,6 +260,7 @@ release_slot(struct jumbo *j, struct vm_page *m)
         arena_unmap(j->arena, slot_kva(j, slot), PAGE_SIZE);
     __atomic_store_n(&j->arena->pages[slot].slot_page, VM_PAGE_NOSLOT, __ATOMIC_RELAXED);
     m->slot = VM_PAGE_NOSLOT;
+    vm_page_event(m, VPE_UNMAP);
     j->empty[j->nempty++] = slot;
     depot_remove(&j->depot);
     pthread_mutex_unlock(&j->grow_lock);

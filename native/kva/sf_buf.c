@@ -52,25 +52,41 @@ static int
 map_strict(struct sf_map *s, struct vm_page *m, uint32_t n)
 {
     uint8_t *kva = page_kva(s->arena, m);
-
-    if (is_arena_page(s->arena, m))
-        return arena_map(s->arena, kva, m->pindex, n);
-    int err = arena_map_file(s->arena, kva, (size_t)n << PAGE_SHIFT, PROT_READ, m->object->fd,
-                             (off_t)(m->pindex << PAGE_SHIFT));
+    bool file = !is_arena_page(s->arena, m);
+    int err = file ? arena_map_file(s->arena, kva, (size_t)n << PAGE_SHIFT, PROT_READ,
+                                    m->object->fd, (off_t)(m->pindex << PAGE_SHIFT))
+                   : arena_map(s->arena, kva, m->pindex, n);
 
     if (err)
         return err;
-    if (madvise(kva, (size_t)n << PAGE_SHIFT, MADV_POPULATE_READ) < 0 && errno != EINVAL) {
+    if (file && madvise(kva, (size_t)n << PAGE_SHIFT, MADV_POPULATE_READ) < 0 && errno != EINVAL) {
         err = errno == EHWPOISON ? -EIO : -errno;
         arena_unmap(s->arena, kva, (size_t)n << PAGE_SHIFT);
+        return err;
     }
-    return err;
+    for (uint32_t i = 0; i < n; i++)
+        vm_page_event(&m[i], VPE_MAP);
+    return 0;
+}
+
+/* took(), let_go() - the places of the last taking and the last letting go are part of the record */
+static void
+took(struct vm_page *m, void *site)
+{
+    __atomic_store_n(&m->alloc_site, (uintptr_t)site, __ATOMIC_RELAXED);
+}
+
+static void
+let_go(struct vm_page *m, void *site)
+{
+    __atomic_store_n(&m->free_site, (uintptr_t)site, __ATOMIC_RELAXED);
 }
 
 /* ref_page() - one reference more */
 static void
-ref_page(struct sf_map *s, struct vm_page *m)
+ref_page(struct sf_map *s, struct vm_page *m, void *site)
 {
+    took(m, site);
     if (m->ref_count++ > 0)
         return;
     vm_page_event(m, VPE_REF);
@@ -81,14 +97,17 @@ ref_page(struct sf_map *s, struct vm_page *m)
 
 /* unref_page() - one reference less; the last one's end is the mapping's in strict mode */
 static void
-unref_page(struct sf_map *s, struct vm_page *m)
+unref_page(struct sf_map *s, struct vm_page *m, void *site)
 {
+    let_go(m, site);
     if (--m->ref_count > 0)
         return;
     vm_page_event(m, VPE_UNREF);
     s->stats.nsfbufsused--;
-    if (s->strict)
+    if (s->strict) {
         arena_unmap(s->arena, page_kva(s->arena, m), PAGE_SIZE);
+        vm_page_event(m, VPE_UNMAP);
+    }
     sf_map_wake(s);
 }
 
@@ -101,7 +120,7 @@ unref_page(struct sf_map *s, struct vm_page *m)
  * another thread may have mapped the page meanwhile.
  */
 static int
-ref_mapped(struct sf_map *s, struct vm_page *m, int flags)
+ref_mapped(struct sf_map *s, struct vm_page *m, int flags, void *site)
 {
     struct sf_extent *e = is_arena_page(s->arena, m) ? NULL : sf_extent_of(s, m);
     uint32_t need = e ? (uint32_t)(m - sf_extent_pages(s, e)) + 1 : 0;
@@ -125,14 +144,14 @@ ref_mapped(struct sf_map *s, struct vm_page *m, int flags)
     if (err)
         return err;
     s->stats.hits += hit;
-    ref_page(s, m);
+    ref_page(s, m, site);
     if (e)
         sf_extent_activate(e, 1);
     return 0;
 }
 
 struct sf_buf *
-sf_buf_alloc(struct vm_page *m, int flags)
+sf_page_map(struct vm_page *m, int flags, void *site)
 {
     struct arena *a = arena_at(m);
     struct sf_map *s = a ? a->owner[REGION_SFBUF] : NULL;
@@ -144,9 +163,9 @@ sf_buf_alloc(struct vm_page *m, int flags)
         return NULL;
     }
     /* It might sleep: reported whether or not it has to this time. */
-    quick_check_blocking(a, flags & SFB_NOWAIT, RETURN_SITE());
+    quick_check_blocking(a, flags & SFB_NOWAIT, site);
     spin_lock(&s->lock);
-    int err = ref_mapped(s, m, flags);
+    int err = ref_mapped(s, m, flags, site);
 
     spin_unlock(&s->lock);
     if (err) {
@@ -154,6 +173,12 @@ sf_buf_alloc(struct vm_page *m, int flags)
         return NULL;
     }
     return (struct sf_buf *)(void *)m;
+}
+
+struct sf_buf *
+sf_buf_alloc(struct vm_page *m, int flags)
+{
+    return sf_page_map(m, flags, RETURN_SITE());
 }
 
 void
@@ -180,7 +205,7 @@ sf_buf_ref(struct sf_buf *sf)
 }
 
 void
-sf_buf_free(struct sf_buf *sf)
+sf_page_unmap(struct sf_buf *sf, void *site)
 {
     struct vm_page *m = page_of(sf);
     struct arena *a = arena_at(m);
@@ -193,13 +218,19 @@ sf_buf_free(struct sf_buf *sf)
     bool dead = m->ref_count == 0;
 
     if (!dead) {
-        unref_page(s, m);
+        unref_page(s, m, site);
         if (!is_arena_page(a, m))
             sf_extent_deactivate(s, sf_extent_of(s, m), 1);
     }
     spin_unlock(&s->lock);
     if (dead)
-        arena_report(a, MISUSE_REFCOUNT, sf, m, RETURN_SITE());
+        arena_report(a, MISUSE_REFCOUNT, sf, m, site);
+}
+
+void
+sf_buf_free(struct sf_buf *sf)
+{
+    sf_page_unmap(sf, RETURN_SITE());
 }
 
 vm_offset_t
@@ -265,7 +296,7 @@ again:
         return err;
     }
     for (uint32_t i = 0; i < n; i++) {
-        ref_page(s, &m[i]);
+        ref_page(s, &m[i], RETURN_SITE());
         m[i].wire_count++;
     }
     s->stats.wired += n;
@@ -277,15 +308,15 @@ again:
     return 0;
 }
 
-void
-sf_run_free(struct sf_map *s, caddr_t kva, uint32_t npages)
+static void
+free_run(struct sf_map *s, caddr_t kva, uint32_t npages, void *site)
 {
     size_t first = ((uintptr_t)kva - (uintptr_t)s->window) >> PAGE_SHIFT;
     struct vm_page *m = &s->pages[first];
 
     spin_lock(&s->lock);
     for (uint32_t i = 0; i < npages; i++) {
-        unref_page(s, &m[i]);
+        unref_page(s, &m[i], site);
         m[i].wire_count--;
     }
     s->stats.wired -= npages;
@@ -294,17 +325,24 @@ sf_run_free(struct sf_map *s, caddr_t kva, uint32_t npages)
 }
 
 void
+sf_run_free(struct sf_map *s, caddr_t kva, uint32_t npages)
+{
+    free_run(s, kva, npages, RETURN_SITE());
+}
+
+void
 sf_run_ext_free(caddr_t kva, void *args)
 {
     struct arena *a = arena_at(kva);
 
-    sf_run_free(a->owner[REGION_SFBUF], kva, (uint32_t)(uintptr_t)args);
+    free_run(a->owner[REGION_SFBUF], kva, (uint32_t)(uintptr_t)args, RETURN_SITE());
 }
 
 /* ---- wiring ---- */
 
 uint32_t
-vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages, struct vm_page **out)
+vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages, struct vm_page **out,
+                     void *site)
 {
     struct sf_map *s = o->map;
     uint32_t at = (uint32_t)(first % SF_EXTENT_PAGES);
@@ -318,8 +356,10 @@ vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages, st
     }
     struct vm_page *m = sf_extent_pages(s, e) + at;
 
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        took(&m[i], site);
         m[i].wire_count++;
+    }
     s->stats.wired += n;
     sf_extent_activate(e, n - 1); /* sf_extent_bind() counted one */
     spin_unlock(&s->lock);
@@ -328,15 +368,15 @@ vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages, st
 }
 
 struct vm_page *
-vm_object_grab(struct vm_object *o, vm_pindex_t pindex)
+vm_object_grab(struct vm_object *o, vm_pindex_t pindex, void *site)
 {
     struct vm_page *m;
 
-    return vm_object_grab_pages(o, pindex, 1, &m) ? m : NULL;
+    return vm_object_grab_pages(o, pindex, 1, &m, site) ? m : NULL;
 }
 
 void
-vm_page_unwire_pages(struct vm_page *m, uint32_t npages)
+vm_page_unwire_pages(struct vm_page *m, uint32_t npages, void *site)
 {
     struct sf_map *s = map_of(m);
     uint32_t n = 0;
@@ -344,6 +384,7 @@ vm_page_unwire_pages(struct vm_page *m, uint32_t npages)
     spin_lock(&s->lock);
     for (uint32_t i = 0; i < npages; i++) {
         if (m[i].wire_count > 0) {
+            let_go(&m[i], site);
             m[i].wire_count--;
             n++;
         }
@@ -352,7 +393,7 @@ vm_page_unwire_pages(struct vm_page *m, uint32_t npages)
     sf_extent_deactivate(s, sf_extent_of(s, m), n);
     spin_unlock(&s->lock);
     if (n < npages)
-        arena_report(s->arena, MISUSE_REFCOUNT, m, m, RETURN_SITE());
+        arena_report(s->arena, MISUSE_REFCOUNT, m, m, site);
 }
 
 void
@@ -372,16 +413,22 @@ vm_page_wire(vm_page_t m)
 }
 
 void
-vm_page_unwire(vm_page_t m)
+sf_page_unwire(struct vm_page *m, void *site)
 {
     struct sf_map *s = map_of(m);
 
     if (s == NULL) {
         if (__atomic_fetch_sub(&m->wire_count, 1, __ATOMIC_RELAXED) == 0) {
             __atomic_fetch_add(&m->wire_count, 1, __ATOMIC_RELAXED);
-            arena_report(arena_at(m), MISUSE_REFCOUNT, m, m, RETURN_SITE());
+            arena_report(arena_at(m), MISUSE_REFCOUNT, m, m, site);
         }
         return;
     }
-    vm_page_unwire_pages(m, 1);
+    vm_page_unwire_pages(m, 1, site);
+}
+
+void
+vm_page_unwire(vm_page_t m)
+{
+    sf_page_unwire(m, RETURN_SITE());
 }

@@ -84,6 +84,14 @@ object_put(struct vm_object *o)
     return fd;
 }
 
+/* events() - the same happened to consecutive pages */
+static void
+events(struct vm_page *m, uint32_t n, enum vm_page_event event)
+{
+    for (uint32_t i = 0; i < n; i++)
+        vm_page_event(&m[i], event);
+}
+
 /* unbind() - the extent is nobody's; the descriptor to close, or -1 */
 static int
 unbind(struct sf_map *s, struct sf_extent *e)
@@ -95,6 +103,7 @@ unbind(struct sf_map *s, struct sf_extent *e)
     while (*p != e)
         p = &(*p)->hash_next;
     *p = e->hash_next;
+    events(sf_extent_pages(s, e), e->populated, VPE_UNMAP);
     int fd = object_put(e->object);
 
     e->object = NULL;
@@ -248,6 +257,8 @@ vm_object_open(struct sf_map *s, int fd, struct vm_object **out)
         return -err;
     }
     o->map = s;
+    o->dev = st.st_dev;
+    o->ino = st.st_ino;
     o->refs = 1;
     spin_lock(&s->lock);
     s->nobjects++;
@@ -383,7 +394,8 @@ sf_extent_bind(struct vm_object *o, uint64_t index, int flags, struct sf_extent 
                 pages[i].pindex = (index << (SF_EXTENT_SHIFT - PAGE_SHIFT)) + i;
                 pages[i].generation++;
                 pages[i].slot = VM_PAGE_NOSLOT;
-                pages[i].state = VPS_FILE;
+                pages[i].alloc_site = pages[i].free_site = 0;
+                vm_page_turn(&pages[i], VPS_FILE, VPE_ALLOC);
             }
             if (fd >= 0) {
                 spin_unlock(&s->lock);
@@ -455,12 +467,88 @@ sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need)
         s->stats.extents_mapped += !e->mapped;
         e->mapped = true;
     }
+    if (mapped && !err)
+        events(sf_extent_pages(s, e) + had, pages - had, VPE_MAP);
     if (!err) {
         s->stats.sf_pages_read += pages - had;
         e->populated = pages;
     }
     sf_map_wake(s);
     return err;
+}
+
+/* ---- questions ---- */
+
+static struct sf_page_info
+page_info(const struct sf_map *s, const struct vm_page *m)
+{
+    const struct sf_extent *e = sf_extent_of(s, m);
+    size_t at = (size_t)(m - s->pages);
+    bool mapped = s->strict ? m->ref_count > 0 : e->mapped && at % SF_EXTENT_PAGES < e->populated;
+
+    return (struct sf_page_info){
+        .page = *m,
+        .dev = e->object ? (uint64_t)e->object->dev : 0,
+        .ino = e->object ? (uint64_t)e->object->ino : 0,
+        .fd = e->object ? e->object->fd : -1,
+        .kva = mapped ? (vm_offset_t)s->window + (at << PAGE_SHIFT) : 0,
+    };
+}
+
+bool
+sf_map_page(struct sf_map *s, const struct vm_page *m, struct sf_page_info *out)
+{
+    if ((size_t)((const char *)m - (const char *)s->pages) >=
+        (size_t)s->nextents * SF_EXTENT_PAGES * sizeof(*m))
+        return false;
+    spin_lock(&s->lock);
+    *out = page_info(s, m);
+    spin_unlock(&s->lock);
+    return true;
+}
+
+unsigned
+sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, vm_pindex_t pindex,
+            struct sf_page_info *out, unsigned max)
+{
+    unsigned n = 0;
+
+    spin_lock(&s->lock);
+    for (uint32_t i = 0; i < s->nextents && n < max; i++) {
+        const struct sf_extent *e = &s->extent[i];
+
+        if (e->object && (uint64_t)e->object->dev == dev && (uint64_t)e->object->ino == ino &&
+            e->index == pindex / SF_EXTENT_PAGES)
+            out[n++] = page_info(s, sf_extent_pages(s, e) + pindex % SF_EXTENT_PAGES);
+    }
+    spin_unlock(&s->lock);
+    return n;
+}
+
+unsigned
+sf_map_extents(struct sf_map *s, struct sf_extent_info *out, unsigned max)
+{
+    unsigned n = 0;
+
+    spin_lock(&s->lock);
+    for (uint32_t i = 0; i < s->nextents && (out == NULL || n < max); i++) {
+        const struct sf_extent *e = &s->extent[i];
+
+        if (e->object == NULL)
+            continue;
+        if (out)
+            out[n] = (struct sf_extent_info){
+                .dev = (uint64_t)e->object->dev,
+                .ino = (uint64_t)e->object->ino,
+                .first = e->index * SF_EXTENT_PAGES,
+                .fd = e->object->fd,
+                .mapped = e->mapped ? e->populated : 0,
+                .users = e->active,
+            };
+        n++;
+    }
+    spin_unlock(&s->lock);
+    return n;
 }
 
 void

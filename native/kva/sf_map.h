@@ -65,7 +65,7 @@ int vm_object_fd(const struct vm_object *o);
 /* vm_object_size() - size of the file now (fstat), bytes; or -errno. */
 int64_t vm_object_size(const struct vm_object *o);
 /* vm_object_grab() - a page's descriptor, wired, until vm_page_unwire(); NULL when out of handles. */
-struct vm_page *vm_object_grab(struct vm_object *o, vm_pindex_t pindex);
+struct vm_page *vm_object_grab(struct vm_object *o, vm_pindex_t pindex, void *site);
 
 /*
  * vm_object_grab_pages() - as vm_object_grab(), for consecutive pages with one lock
@@ -74,9 +74,13 @@ struct vm_page *vm_object_grab(struct vm_object *o, vm_pindex_t pindex);
  * Return: pages wired: those wanted up to the end of the extent; 0 when out of handles.
  */
 uint32_t vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages,
-                              struct vm_page **out);
+                              struct vm_page **out, void *site);
 /* vm_page_unwire_pages() - unwire consecutive file pages of one grab */
-void vm_page_unwire_pages(struct vm_page *m, uint32_t npages);
+void vm_page_unwire_pages(struct vm_page *m, uint32_t npages, void *site);
+/* sf_page_map(), sf_page_unmap(), sf_page_unwire() - sf_buf_alloc(), sf_buf_free(), vm_page_unwire() with a site */
+struct sf_buf *sf_page_map(struct vm_page *m, int flags, void *site);
+void sf_page_unmap(struct sf_buf *sf, void *site);
+void sf_page_unwire(struct vm_page *m, void *site);
 
 /* vm_page_map_at() - one more mapping of an arena's or a wired file's page, at @kva; 0 or -errno. */
 int vm_page_map_at(struct arena *a, void *kva, const struct vm_page *m);
@@ -117,6 +121,40 @@ enum sf_counter {
     SF_RHPAGES_REQUESTED,
 };
 void sf_map_count(struct sf_map *s, enum sf_counter counter, uint64_t n);
+
+/* A file's page, as the mapper knows it. */
+struct sf_page_info {
+    struct vm_page page; /* a copy */
+    uint64_t dev,
+        ino; /* whose page it is, st_dev and st_ino; 0 for a descriptor that is no file's now */
+    int fd;  /* the object's own descriptor; -1 */
+    vm_offset_t kva; /* where it is mapped now; 0 */
+};
+
+/* sf_map_page() - what is known of a page by its descriptor; false for one that is no file's. */
+bool sf_map_page(struct sf_map *s, const struct vm_page *m, struct sf_page_info *out);
+/*
+ * sf_map_find() - what is known of a page by its file
+ * @dev, @ino: st_dev and st_ino of the file
+ * @pindex: page number in it
+ * @out, @max: room; one entry for each object of the file that has the page
+ *
+ * Return: entries filled in.
+ */
+unsigned sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, vm_pindex_t pindex,
+                     struct sf_page_info *out, unsigned max);
+
+/* An extent that is bound to a file. */
+struct sf_extent_info {
+    uint64_t dev, ino;
+    vm_pindex_t first; /* page of the file */
+    int fd;
+    uint32_t mapped; /* pages of it, from the first on */
+    uint32_t users;  /* references and wirings of its pages */
+};
+
+/* sf_map_extents() - extents bound now, at most @max; how many. @out NULL: only their number. */
+unsigned sf_map_extents(struct sf_map *s, struct sf_extent_info *out, unsigned max);
 
 /* sf_map_drop_cached() - unmap every extent that nobody references. */
 void sf_map_drop_cached(struct sf_map *s);

@@ -43,6 +43,8 @@ struct sf_map {
 struct vm_object {
     struct sf_map *map;
     int fd;
+    dev_t dev; /* which file, for who asks */
+    ino_t ino;
     uint32_t refs; /* the opener's, and one for each extent bound to it */
 };
 

@@ -83,6 +83,8 @@ harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
         }
         f->page[f->npages++] = pg;
     }
+    for (unsigned i = 0; i < f->npages; i++)
+        vm_page_event(f->page[i], VPE_RECEIVE);
     COUNT(q->stats.rx_returned, f->npages);
     COUNT(q->stats.rx_received, 1);
     return true;
@@ -715,6 +717,12 @@ void
 nic_describe(struct nic *n, struct device_info *out)
 {
     n->device->ops->describe(n->device, out);
+}
+
+const struct vring *
+nic_vring(const struct nic *n, unsigned queue, bool tx)
+{
+    return tx ? n->q[queue].tx.r : n->q[queue].rx.r;
 }
 
 const uint8_t *

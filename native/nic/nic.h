@@ -142,6 +142,9 @@ int nic_check(struct nic *n);
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
 void nic_describe(struct nic *n, struct device_info *out);
 
+/* nic_vring() - a queue's receive or transmit ring, to look at */
+const struct vring *nic_vring(const struct nic *n, unsigned queue, bool tx);
+
 const uint8_t *nic_mac(const struct nic *n);
 uint32_t nic_mtu(const struct nic *n);
 uint32_t nic_offloads(const struct nic *n); /* OFFLOAD_*, negotiated */

@@ -87,7 +87,7 @@ test_file_pages(bool strict)
 
     CHECK_EQ(vm_object_open(m->sf_map, fd, &o), 0);
     close(fd); /* the object has its own */
-    struct vm_page *pg = vm_object_grab(o, 5);
+    struct vm_page *pg = vm_object_grab(o, 5, SITE);
     struct sf_buf *a = sf_buf_alloc(pg, SFB_DEFAULT);
     struct sf_buf *b = sf_buf_alloc(pg, SFB_NOWAIT | SFB_CPUPRIVATE);
 
@@ -133,7 +133,7 @@ test_file_pages(bool strict)
 
     CHECK_EQ(sf_run_alloc(o, 600, 100, SFB_NOWAIT, &more), 0);
     CHECK_EQ(more.npages, 28);
-    struct vm_page *other = vm_object_grab(o, 1100);
+    struct vm_page *other = vm_object_grab(o, 1100, SITE);
 
     CHECK(sf_buf_alloc(other, SFB_NOWAIT) == NULL);
     CHECK_EQ(sf_run_alloc(o, 1100, 1, SFB_NOWAIT, &(struct sf_run){0}), -ENOBUFS);
@@ -173,7 +173,7 @@ test_file_moods(void)
     close(fd);
 
     /* A handle bound anew has a new generation. */
-    struct vm_page *pg = vm_object_grab(o, 0);
+    struct vm_page *pg = vm_object_grab(o, 0, SITE);
     uint32_t generation = pg->generation;
 
     vm_page_unwire(pg);
@@ -181,7 +181,7 @@ test_file_moods(void)
     fd = make_file(1);
     CHECK_EQ(vm_object_open(m->sf_map, fd, &o), 0);
     for (unsigned i = 0; i < 65; i++) {
-        struct vm_page *again = vm_object_grab(o, (vm_pindex_t)i * SF_EXTENT_PAGES);
+        struct vm_page *again = vm_object_grab(o, (vm_pindex_t)i * SF_EXTENT_PAGES, SITE);
 
         CHECK(again);
         if (again == pg)
@@ -246,7 +246,7 @@ test_arena_pages(bool strict)
     CHECK_EQ(m->arena->misuse_count[MISUSE_QUICK_BLOCKING], 1);
     sf_run_free(m->sf_map, run.kva, 1);
     pmap_quick_remove_page(second);
-    struct vm_page *fp = vm_object_grab(o, 0);
+    struct vm_page *fp = vm_object_grab(o, 0, SITE);
 
     second = pmap_quick_enter_page(fp);
     CHECK(second);
@@ -264,7 +264,7 @@ test_arena_pages(bool strict)
         lwbuf_free(lwb);
         lwbuf_free(lwb);
         CHECK_EQ(m->arena->misuse_count[MISUSE_DOUBLE_FREE], 1);
-        struct vm_page *behind = vm_object_grab(o, 1);
+        struct vm_page *behind = vm_object_grab(o, 1, SITE);
 
         CHECK(lwbuf_alloc(behind, NULL) == NULL);
         vm_page_unwire(behind);
@@ -323,7 +323,7 @@ test_sleep(bool strict)
     CHECK_EQ(vm_object_open(machine->sf_map, fd, &object), 0);
     close(fd);
     for (unsigned i = 0; i < 8; i++) { /* two extents, for there are slots for two */
-        pg[i] = vm_object_grab(object, i < 4 ? i : 510 + i);
+        pg[i] = vm_object_grab(object, i < 4 ? i : 510 + i, SITE);
         CHECK(pg[i]);
     }
     for (unsigned i = 0; i < 8; i++)
@@ -366,8 +366,8 @@ test_catch(void)
     machine = make(false, 1);
     CHECK_EQ(vm_object_open(machine->sf_map, fd, &object), 0);
     close(fd);
-    struct vm_page *a = vm_object_grab(object, 0);
-    struct vm_page *b = vm_object_grab(object, 1);
+    struct vm_page *a = vm_object_grab(object, 0, SITE);
+    struct vm_page *b = vm_object_grab(object, 1, SITE);
     struct sf_buf *sf = sf_buf_alloc(a, 0);
 
     CHECK_EQ(pthread_create(&thread, NULL, catcher, b), 0);

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Arena
+from harness import Arena, Nic, Stack, Tap
 from harness._native import ffi, lib
 from harness.mbuf import m_extadd, m_freem, m_get, mtod
 from harness.sf_buf import VmObject, sf_buf_alloc
@@ -57,9 +57,17 @@ def file() -> Iterator[int]:
     os.close(fd)
 
 
+def on_the_ring(nic: Nic, *, tx: bool) -> list[int]:
+    """Addresses in the descriptors of a ring: of those that were ever used."""
+    ring = lib.nic_vring(nic.handle, 0, tx)
+    return [ring.desc[i].addr for i in range(ring.num) if ring.desc[i].len]
+
+
 def test_a_received_page_is_the_one_that_was_on_the_ring(wire, frame_of):
     w = wire(mtu=9000)
     machine = w.nic.arena.handle
+    # Before the frame comes: what the device was told to write to, and the page frames that is.
+    posted = {address: frame_number(address) for address in on_the_ring(w.nic, tx=False)}
     w.kernel.send(frame_of(9000))
     (frame,) = w.nic.recv(timeout=5)
     with frame:
@@ -68,18 +76,73 @@ def test_a_received_page_is_the_one_that_was_on_the_ring(wire, frame_of):
         for view in frame.segments:
             address = address_of(view)
             seen = frame_number(address)
+            assert posted.pop(address // PAGE_SIZE * PAGE_SIZE) == seen
             page = lib.jumbo_page_at(machine.jumbo, ffi.cast("void *", address))
-            # The page that was posted, and has not been anywhere else since.
-            events = page_info(page.pindex, arena=w.nic.arena).history
-            assert "alloc" not in events[: events.index("post") + 1]
+            # It has not been anywhere else since.
+            assert page_info(page.pindex, arena=w.nic.arena).history[:3] == (
+                "mbuf",
+                "receive",
+                "post",
+            )
             direct = int(ffi.cast("uintptr_t", lib.arena_kva(machine.arena, page)))
             assert direct != address // PAGE_SIZE * PAGE_SIZE
             assert ffi.cast("char *", direct)[100] is not None  # touch
             assert frame_number(direct) == seen
             assert cache[page.pindex * PAGE_SIZE] is not None
             assert frame_number(base + page.pindex * PAGE_SIZE) == seen
+        assert len(frame.segments) == 3
         assert w.nic.arena.bytes_copied == 0
         del cache, view, page
+
+
+def test_what_the_transmit_ring_points_at_is_the_page_cache(tmp_path):
+    pages = 4096
+    path = tmp_path / "payload"
+    path.write_bytes(b"".join(i.to_bytes(8, "little") * (PAGE_SIZE // 8) for i in range(pages)))
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
+        memoryview(mapped) as cache,
+        Tap() as tap,
+        Nic(tap) as nic,
+        Stack(nic) as stack,
+        tap.namespace.socket() as listener,
+    ):
+        base = address_of(cache)
+        cached = {}
+        for i in range(pages):
+            assert cache[i * PAGE_SIZE] == i & 255  # touch
+            cached[frame_number(base + i * PAGE_SIZE)] = i
+        assert len(cached) == pages
+        listener.bind((str(tap.address.ip), 0))
+        listener.listen()
+        seen: set[int] = set()
+
+        def look(_handed_over: int) -> None:
+            """Follow the descriptors while the file is mapped."""
+            ring = lib.nic_vring(nic.handle, 0, True)
+            for i in range(ring.num):
+                address, length = ring.desc[i].addr, ring.desc[i].len
+                if length < PAGE_SIZE:
+                    continue  # headers
+                for at in range(address // PAGE_SIZE * PAGE_SIZE, address + length, PAGE_SIZE):
+                    number = cached[frame_number(at)]
+                    content = ffi.cast("uint64_t *", at)[0]
+                    assert content == number
+                    seen.add(number)
+            if len(seen) >= 8:
+                raise LookedError
+
+        # Nobody reads: the transfer comes to stand with the file mapped.
+        connection = stack.connect(*listener.getsockname())
+        with pytest.raises(LookedError):
+            connection.sendfile(file, progress=look)
+        connection.abort()
+        assert nic.arena.bytes_copied == 0
+
+
+class LookedError(Exception):
+    """Enough was seen."""
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -89,9 +89,10 @@ def test_it_answers_as_long_as_an_arena_is_open(served: Arena) -> None:
         assert [a["jumbo"]["total"] for a in found["arenas"]] == [16, 8, 8]
     with jumbo_pg_alloc() as page:
         (arena,) = ask(os.getpid(), page.index)["arenas"]
-        assert arena["page"]["state"] == "alloc"
-        assert arena["page"]["allocated"].startswith(__file__)
-        assert "error" in ask(os.getpid(), 1 << 40)["arenas"][0]["page"]
+        (told,) = arena["page"]
+        assert (told["state"], told["file"]) == ("alloc", None)
+        assert told["allocated"].startswith(__file__)
+        assert "error" in ask(os.getpid(), 1 << 40)["arenas"][0]["page"][0]
     assert served.stats().pages_in_use == 0
     served.close()
     assert sockets() == []
@@ -108,7 +109,14 @@ def test_an_arena_that_nobody_closed_takes_the_socket_along() -> None:
 
 @pytest.mark.usefixtures("served")
 def test_nonsense_is_its_askers_trouble() -> None:
-    for question in (b"", b"\xff\xfe\n", b"[1]\n", b'{"page": "x"}\n', b"x" * 10000 + b"\n"):
+    for question in (
+        b"",
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"page": "x"}\n',
+        b'{"page": 1, "file": [1]}\n',
+        b"x" * 10000 + b"\n",
+    ):
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(10)
             peer.connect(str(sockets()[0]))
@@ -136,9 +144,11 @@ def test_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
         ask(os.getpid())
 
 
-def started(program: str, *before: str, **environment: str) -> subprocess.Popen[str]:
+def started(
+    program: str, *before: str, arguments: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [*before, sys.executable, "-c", program],
+        [*before, sys.executable, "-c", program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -189,6 +199,47 @@ def below(pid: int, ancestor: int) -> bool:
             return True
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return False
+
+
+FILE_PROGRAM = """
+import sys
+from harness import Arena
+from harness.sf_buf import VmObject, sf_buf_alloc
+with (
+    Arena(16, control=True),
+    open(sys.argv[1], "rb") as file,
+    VmObject(file) as object,
+    object.grab(2) as page,
+    sf_buf_alloc(page),
+):
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_page_of_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a [file]"
+    path.write_bytes(bytes(3 * 4096))
+    st = path.stat()
+    numbers = f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}:{st.st_ino}"
+    with started(FILE_PROGRAM, arguments=[str(path)]) as process:
+        pid = str(process.pid)
+        for name in (str(path), numbers):
+            assert main(["inspect", pid, "--page", "2", "--file", name]) == 0
+            text = capfd.readouterr().out
+            assert f"file {path} ({numbers}): 1 extents, 3 pages mapped, 2 references" in text
+            assert "file, of whoever has its sf_buf" in text
+            assert "wired 1, held 0, references 1" in text
+            assert "ref < map < alloc" in text
+            assert "allocated  <string>:10" in text
+        assert main(["inspect", pid, "--page", "512", "--file", str(path)]) == 0
+        assert "none of that file is known here" in capfd.readouterr().out
+        assert main(["inspect", pid, "--page", "0", "--file", str(tmp_path / "none")]) == 1
+        assert "No such file" in capfd.readouterr().err
+        assert main(["inspect", pid, "--file", str(path)]) == 2
+        assert "--file needs --page" in capfd.readouterr().err
+        process.communicate("end\n")
+    assert process.returncode == 0
 
 
 def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:

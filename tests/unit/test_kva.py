@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,9 +61,19 @@ from harness.mbuf import (
 )
 from harness.pbuf import Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
 from harness.pmap import pmap_quick_enter_page, pmap_quick_remove_page
-from harness.sf_buf import SFB_CATCH, SFB_NOWAIT, VmObject, sf_buf_alloc, sf_buf_free, sf_buf_ref
+from harness.sf_buf import (
+    SFB_CATCH,
+    SFB_NOWAIT,
+    VmObject,
+    file_page_info,
+    mapped_files,
+    sf_buf_alloc,
+    sf_buf_free,
+    sf_buf_ref,
+)
 from harness.vm_page import (
     PAGE_SIZE,
+    FileId,
     vm_page_hold,
     vm_page_to_phys,
     vm_page_unhold,
@@ -244,6 +255,52 @@ class TestSfBuf:
             assert page.info.wired == 1
         with pytest.raises(ClosedError):
             sf_buf_alloc(page)
+
+    def test_a_files_page_has_a_record(self, arena: Arena, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(bytes(3 * PAGE_SIZE))
+        st = path.stat()
+        device = f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}"
+        # With a direct map the mapping stays.
+        gone = ("unmap", "unref") if is_strict(arena) else ("unref",)
+        assert file_page_info(path, 2) == ()
+        with path.open("rb") as file, VmObject(file) as o:
+            with o.grab(2) as page:
+                here = sys._getframe().f_lineno - 1
+                info = page.info
+                assert info.file == FileId(device, st.st_ino, str(path))
+                assert (info.index, info.state, info.owner) == (2, "file", "whoever wired it")
+                assert (info.wired, info.references, info.kva) == (1, 0, None)
+                assert info.history == ("alloc",)
+                assert info.allocated == f"{__file__}:{here}"
+                with sf_buf_alloc(page) as sf:
+                    (info,) = file_page_info(path, 2)
+                    assert info == page.info
+                    assert (info.owner, info.references) == ("whoever has its sf_buf", 1)
+                    assert info.kva == sf.kva
+                    assert info.history == ("ref", "map", "alloc")
+                assert page.info.history == (*gone, "ref", "map", "alloc")
+                assert page.info.freed.startswith(__file__)
+                (known,) = mapped_files()
+                assert (known.file, known.extents, known.users) == (info.file, 1, 1)
+                assert known.mapped == (0 if is_strict(arena) else 3)
+            (info,) = file_page_info((st.st_dev, st.st_ino), 2)
+            assert (info.owner, info.kva is None) == ("nobody", is_strict(arena))
+            (other,) = file_page_info(file, 0)
+            assert other.history == (("alloc",) if is_strict(arena) else ("map", "alloc"))
+            # Opened once more, it is known twice: each has mappings of its own.
+            with VmObject(file) as again, again.grab(2):
+                assert [p.wired for p in file_page_info(path, 2)] == [0, 1]
+        assert mapped_files() == ()
+        assert file_page_info(path, 2) == ()
+        # The descriptor's next page has a record of its own.
+        with file_of(b"x") as fd, VmObject(fd) as o, o.grab(0) as page:
+            assert page.info.history == ("alloc",)
+            assert page.info.freed == "-"
+        with pytest.raises(FileError, match="No such file"):
+            file_page_info(tmp_path / "none", 0)
+        with pytest.raises(ArgumentError):
+            file_page_info(path, -1)
 
     def test_a_page_behind_the_end(self, arena: Arena) -> None:
         with file_of(b"a") as fd, VmObject(fd, arena=arena) as o:

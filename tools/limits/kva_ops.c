@@ -136,7 +136,7 @@ hot(int rounds)
     if (fd < 0 || ftruncate(fd, 1 << 20) < 0 || vm_object_open(machine->sf_map, fd, &o) < 0)
         die("file");
     close(fd);
-    struct vm_page *file_page = vm_object_grab(o, 3);
+    struct vm_page *file_page = vm_object_grab(o, 3, NULL);
     vm_page_t pg = jumbo_pg_alloc();
     uint32_t refs = 0;
 
@@ -272,7 +272,7 @@ file_ours(int fd, size_t bytes)
     /* Pages are grabbed a chunk at a time, as sendfile does, and mapped one by one. */
     for (size_t i = 0; i < bytes / PAGE_SIZE;) {
         struct vm_page *m;
-        uint32_t n = vm_object_grab_pages(o, i, CHUNK_PAGES, &m);
+        uint32_t n = vm_object_grab_pages(o, i, CHUNK_PAGES, &m, NULL);
 
         for (uint32_t k = 0; k < n; k++) {
             struct sf_buf *sf = sf_buf_alloc(&m[k], SFB_DEFAULT);
@@ -284,7 +284,7 @@ file_ours(int fd, size_t bytes)
         }
         if (n == 0)
             die("grab");
-        vm_page_unwire_pages(m, n);
+        vm_page_unwire_pages(m, n, NULL);
         i += n;
     }
     t = now_ns() - t;
