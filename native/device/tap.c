@@ -202,9 +202,8 @@ tap_describe(struct device *d, struct device_info *out)
 
 /* ---- receive ---- */
 
-/* take_posted() - take every buffer posted since; 0, or -EPROTO for a broken ring */
-static int
-take_posted(struct tap_queue *q)
+int
+tap_take_posted(struct tap_queue *q)
 {
     struct vq_chain c;
     struct vq_seg seg;
@@ -223,49 +222,76 @@ take_posted(struct tap_queue *q)
     return got;
 }
 
-/* give_frame() - the first @len bytes of the buffers on top hold a frame: mark those used */
-static void
-give_frame(struct tap_queue *q, size_t len)
+bool
+tap_read_room(struct tap_queue *q, uint32_t at, struct vq_seg *seg, struct tap_read *r)
 {
-    struct net_hdr *h = q->iov[q->first].addr;
-    uint16_t n = 0;
+    const struct vq_seg *b = &q->iov[at];
+    uint32_t have = q->size - at;
+    unsigned nseg = 0;
+    uint32_t n = 0;
+    size_t room = 0;
 
-    tap_count(&q->stats.rx_frames, 1);
-    tap_count(&q->stats.rx_bytes, len - sizeof(*h));
-    while (len > 0) {
-        const struct vq_seg *s = &q->iov[q->first];
-        size_t part = len < s->len ? len : s->len;
-
-        vq_device_put(&q->rx, q->head[q->first], (uint32_t)part);
-        q->first++;
-        len -= part;
-        n++;
+    for (; n < have && room < q->need; n++) {
+        if (nseg && (char *)seg[nseg - 1].addr + seg[nseg - 1].len == b[n].addr) {
+            seg[nseg - 1].len += b[n].len;
+        } else {
+            if (nseg == TAP_READ_SEGS)
+                break;
+            seg[nseg++] = b[n];
+        }
+        room += b[n].len;
     }
-    h->num_buffers = n;
+    *r = (struct tap_read){at, n, nseg, room};
+    /* Unless the ring has no more than these, or they are so small that no more can be offered. */
+    return room >= q->need || (n > 0 && (have == q->size || nseg == TAP_READ_SEGS));
+}
+
+uint32_t
+tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res)
+{
+    struct net_hdr *h = q->iov[r->at].addr;
+    size_t left = (size_t)res;
+    uint32_t n = 0;
+
+    if (res < 0)
+        return 0;
+    if ((size_t)res == r->room || (size_t)res < sizeof(*h)) {
+        /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
+        tap_count(&q->stats.rx_truncated, 1);
+        return 0;
+    }
+    tap_count(&q->stats.rx_frames, 1);
+    tap_count(&q->stats.rx_bytes, left - sizeof(*h));
+    for (; left > 0; n++) {
+        size_t len = q->iov[r->at + n].len;
+        size_t part = left < len ? left : len;
+
+        vq_device_put(&q->rx, q->head[r->at + n], (uint32_t)part);
+        left -= part;
+    }
+    h->num_buffers = (uint16_t)n;
+    return n;
 }
 
 int
 tap_poll(struct device *d, unsigned queue, unsigned budget)
 {
     struct tap_queue *q = &tap_of(d)->q[queue];
-    int err = take_posted(q);
+    int err = tap_take_posted(q);
     unsigned moved = 0;
+    size_t bytes = 0;
 
-    while (!err && moved < budget) {
-        const struct vq_seg *seg = &q->iov[q->first];
-        uint32_t have = q->size - q->first;
-        size_t room = 0;
-        uint32_t n = 0;
+    while (!err && moved < budget && bytes < TAP_POLL_BYTES) {
+        struct vq_seg seg[TAP_READ_SEGS];
+        struct tap_read r;
 
-        while (n < have && n < IOV_MAX && room < q->need)
-            room += seg[n++].len;
-        /* Wait for buffers rather than cut a frame, unless the ring has no more than these. */
-        if (room < q->need && have < q->size) {
+        if (!tap_read_room(q, q->first, seg, &r)) {
             tap_count(&q->stats.rx_no_buffer, 1);
             break;
         }
-        ssize_t got = n == 1 ? read(q->fd, seg->addr, seg->len)
-                             : readv(q->fd, (const struct iovec *)(const void *)seg, (int)n);
+        ssize_t got = r.nseg == 1
+                          ? read(q->fd, seg[0].addr, seg[0].len)
+                          : readv(q->fd, (const struct iovec *)(const void *)seg, (int)r.nseg);
 
         tap_count(&q->stats.syscalls, 1);
         if (got < 0) {
@@ -274,13 +300,9 @@ tap_poll(struct device *d, unsigned queue, unsigned budget)
             err = tap_error(q, errno);
             break;
         }
+        q->first += tap_read_done(q, &r, got);
+        bytes += (size_t)got;
         moved++;
-        if ((size_t)got == room || (size_t)got < sizeof(struct net_hdr)) {
-            /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
-            tap_count(&q->stats.rx_truncated, 1);
-            continue;
-        }
-        give_frame(q, (size_t)got);
     }
     vq_device_publish(&q->rx);
     return err ? err : (int)moved;

@@ -57,6 +57,41 @@ void tap_fini(struct tap *t);
  */
 int tap_setup(int fd, uint32_t *offloads);
 
+/* Segments that a read is offered at most; those of the longest frame in pages fit. */
+#define TAP_READ_SEGS 64u
+/*
+ * Bytes after which a poll ends: what it took, and the pages that take its place, should still be in the
+ * processor's cache when the consumer has them. (64 super-frames at a time cost 1.6 times as much.)
+ */
+#define TAP_POLL_BYTES (64u << 10)
+
+/* Posted buffers that one read is offered. */
+struct tap_read {
+    uint32_t at, nbuffers; /* on the stack of posted ones */
+    unsigned nseg;
+    size_t room; /* bytes */
+};
+
+/*
+ * tap_read_room() - room for the longest frame, of posted buffers from @at on
+ * @seg: space for TAP_READ_SEGS; buffers that are neighbours are one segment: the kernel copies into one
+ *       piece faster than into several
+ *
+ * Return: false when too few are posted: wait for more rather than cut a frame.
+ */
+bool tap_read_room(struct tap_queue *q, uint32_t at, struct vq_seg *seg, struct tap_read *r);
+
+/*
+ * tap_read_done() - what became of a read; the buffers used are given back, with the frame
+ * @res: as a completion has it: bytes or -errno
+ *
+ * Return: buffers used, from the first of @r on: they are off the stack, as far as the driver knows.
+ */
+uint32_t tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res);
+
+/* tap_take_posted() - put what was posted on the stack; 0, or -EPROTO for a broken ring */
+int tap_take_posted(struct tap_queue *q);
+
 /* What struct device_ops asks for, where all TAP devices do the same. */
 int tap_attach(struct device *d, struct device_attach *at);
 int tap_poll(struct device *d, unsigned queue, unsigned budget);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The TAP with transmission in batches: what waits on the ring goes to the kernel as one io_uring
- * submission of a WRITE or WRITEV per frame.
+ * The TAP in batches: what waits on the ring goes to the kernel as one io_uring submission of a WRITE or
+ * WRITEV per frame, and comes as one of READs.
  *
- * The writes are neither linked nor asynchronous: the kernel makes them in order, within the system
+ * The requests are neither linked nor asynchronous: the kernel makes them in order, within the system
  * call, and each is complete when it returns. So nothing is under way between two calls, and there is
  * nothing to cancel or to wait for at detach. (Linked writes cost half as much again as unlinked ones.)
  *
- * Receiving is as in tap_rw: measured here, a batch of READVs is no faster than as many readv calls, and reads
- * left outstanding, or a multishot read, are not either; a poll then costs what it costs when the
- * queue is empty, and a batch would have to guess how many frames wait.
+ * A batch of reads has to guess how many frames wait: twice as many as last time while all of them find
+ * one, and no more than there were when one does not. A multishot read into provided buffers is no
+ * match: the bare loops of tools/limits take 64 B by READs in batches in 0.87 of the time of read(2), by a
+ * multishot read in 1.0, and 1514 B in 0.94 and 1.07.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,18 +20,22 @@
 
 #define BATCH 64u
 /* Below this a system call for each frame is cheaper than a submission for all of them. */
-#define BATCH_MIN 8u
+#define BATCH_MIN 4u
 /* Segments of one batch; there is always room for a chain of the longest kind. */
 #define BATCH_SEGS (8 * NET_TX_SEGS)
 
 struct batch {
     struct uring ring;
     unsigned n, nseg;
-    uint16_t chain[BATCH]; /* head of each */
-    uint16_t at[BATCH];    /* its first segment */
-    uint16_t nout[BATCH];
+    uint16_t chain[BATCH];       /* head of each, on the way out */
+    struct tap_read read[BATCH]; /* on the way in */
+    uint16_t at[BATCH];          /* its first segment */
+    uint16_t count[BATCH];       /* of segments */
     int32_t res[BATCH];
     struct vq_seg seg[BATCH_SEGS];
+
+    unsigned guess;     /* frames that may wait in the kernel */
+    size_t frame_bytes; /* what one was long, last time */
 };
 
 struct tap_uring {
@@ -56,32 +61,43 @@ stop(struct batch *b)
     uring_destroy(&b->ring);
 }
 
+/* add() - one more request: @n segments that are behind those of the former ones */
 static void
-prepare(struct tap_uring *t, struct batch *b)
+add(struct batch *b, unsigned n)
+{
+    b->at[b->n] = (uint16_t)b->nseg;
+    b->count[b->n] = (uint16_t)n;
+    b->n++;
+    b->nseg += n;
+}
+
+static void
+prepare(struct tap_uring *t, struct batch *b, int op, int opv)
 {
     for (unsigned i = 0; i < b->n; i++) {
         struct io_uring_sqe *e = uring_get_sqe(&b->ring);
         const struct vq_seg *s = &b->seg[b->at[i]];
 
-        if (b->nout[i] == 1)
-            uring_prep_rw(e, IORING_OP_WRITE, 0, s->addr, (uint32_t)s->len, 0);
+        if (b->count[i] == 1)
+            uring_prep_rw(e, op, 0, s->addr, (uint32_t)s->len, 0);
         else
-            uring_prep_rw(e, IORING_OP_WRITEV, 0, s, b->nout[i], 0);
+            uring_prep_rw(e, opv, 0, s, b->count[i], 0);
         e->flags = IOSQE_FIXED_FILE;
         e->rw_flags = t->rw_flags;
         e->user_data = i;
+        b->res[i] = -EAGAIN; /* what is not made is to be made otherwise, or again */
     }
 }
 
-/* submit() - make the writes of a batch; how many were made: the rest, if any, is to be made otherwise */
+/* submit() - make the requests of a batch; how many were made: always the first of them */
 static unsigned
-submit(struct tap_uring *t, struct tap_queue *q, struct batch *b)
+submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int opv)
 {
     unsigned done = 0;
 
     if (b->ring.fd < 0)
         return 0;
-    prepare(t, b);
+    prepare(t, b, op, opv);
     int r = uring_submit(&b->ring);
 
     for (;;) {
@@ -108,6 +124,110 @@ submit(struct tap_uring *t, struct tap_queue *q, struct batch *b)
     return done;
 }
 
+/* ---- receive ---- */
+
+/* offer() - room for @want frames, or for as many as there are buffers; how many */
+static unsigned
+offer(struct tap_queue *q, struct batch *b, unsigned want)
+{
+    uint32_t at = q->first;
+
+    b->n = b->nseg = 0;
+    while (b->n < want && b->nseg + TAP_READ_SEGS <= BATCH_SEGS) {
+        struct tap_read *r = &b->read[b->n];
+
+        if (!tap_read_room(q, at, &b->seg[b->nseg], r))
+            break;
+        at += r->nbuffers;
+        add(b, r->nseg);
+    }
+    return b->n;
+}
+
+/*
+ * take() - frames of a batch of reads, in order; how many
+ *
+ * Buffers that were offered and not used stay on the stack, in their order.
+ */
+static unsigned
+take(struct tap_queue *q, struct batch *b, unsigned done, size_t *bytes)
+{
+    const struct tap_read *last = &b->read[b->n - 1];
+    uint32_t used[BATCH];
+    unsigned moved = 0;
+
+    for (unsigned i = 0; i < b->n; i++) {
+        used[i] = i < done ? tap_read_done(q, &b->read[i], b->res[i]) : 0;
+        if (i < done && b->res[i] >= 0) {
+            b->frame_bytes = (size_t)b->res[i];
+            *bytes += b->frame_bytes;
+            moved++;
+        }
+    }
+    uint32_t to = last->at + last->nbuffers;
+
+    for (unsigned i = b->n; i > 0; i--) {
+        const struct tap_read *r = &b->read[i - 1];
+
+        for (uint32_t k = r->nbuffers; k > used[i - 1]; k--) {
+            to--;
+            q->iov[to] = q->iov[r->at + k - 1];
+            q->head[to] = q->head[r->at + k - 1];
+        }
+    }
+    q->first = to;
+    return moved;
+}
+
+static int
+tap_uring_poll(struct device *d, unsigned queue, unsigned budget)
+{
+    struct tap_uring *t = tap_uring_of(d);
+    struct tap_queue *q = &t->tap.q[queue];
+    struct batch *b = t->batch[queue];
+    unsigned moved = 0;
+    size_t bytes = 0;
+    int err = 0;
+
+    /* Few frames, or few because they are long: one read each is cheaper. */
+    if (b->guess < BATCH_MIN || b->frame_bytes > TAP_POLL_BYTES / BATCH_MIN || !t->rw_flags ||
+        b->ring.fd < 0) {
+        uint64_t before = q->stats.rx_bytes;
+
+        err = tap_poll(d, queue, budget);
+        b->guess = err > 0 ? (unsigned)err : 0;
+        if (err > 0)
+            b->frame_bytes = (size_t)(q->stats.rx_bytes - before) / (unsigned)err;
+        return err;
+    }
+    err = tap_take_posted(q);
+    while (!err && moved < budget && bytes < TAP_POLL_BYTES) {
+        unsigned want = b->guess < BATCH ? b->guess : BATCH;
+        unsigned most = (unsigned)((TAP_POLL_BYTES - bytes) / (b->frame_bytes + 1)) + 1;
+
+        want = want < budget - moved ? want : budget - moved;
+        want = want < most ? want : most;
+        if (offer(q, b, want) == 0) {
+            tap_count(&q->stats.rx_no_buffer, 1);
+            break;
+        }
+        unsigned done = submit(t, q, b, IORING_OP_READ, IORING_OP_READV);
+        unsigned got = take(q, b, done, &bytes);
+
+        moved += got;
+        if (got < b->n) {
+            /* The first that did not work says why: an empty queue, or a mood of the TAP. */
+            for (unsigned i = 0; i < b->n && !err; i++)
+                err = b->res[i] < 0 ? tap_error(q, -b->res[i]) : 0;
+            b->guess = moved;
+            break;
+        }
+        b->guess = 2 * want < BATCH ? 2 * want : BATCH;
+    }
+    vq_device_publish(&q->rx);
+    return err ? err : (int)moved;
+}
+
 /* ---- transmit ---- */
 
 /* collect() - take chains off the ring while they fit; as vq_device_get() */
@@ -124,10 +244,7 @@ collect(struct tap_queue *q, struct batch *b)
         if (got <= 0)
             break;
         b->chain[b->n] = c.head;
-        b->at[b->n] = (uint16_t)b->nseg;
-        b->nout[b->n] = c.nout;
-        b->n++;
-        b->nseg += c.nout;
+        add(b, c.nout);
     }
     return got < 0 ? got : 0;
 }
@@ -140,7 +257,7 @@ one_by_one(struct tap_queue *q, struct batch *b, unsigned i)
 
     for (; i < b->n; i++) {
         if (!tap_retry(res))
-            res = tap_write(q, &b->seg[b->at[i]], b->nout[i]);
+            res = tap_write(q, &b->seg[b->at[i]], b->count[i]);
         b->res[i] = (int32_t)res;
     }
 }
@@ -181,7 +298,7 @@ tap_uring_kick(struct device *d, unsigned queue)
 
     do {
         err = collect(q, b);
-        one_by_one(q, b, b->n < BATCH_MIN ? 0 : submit(t, q, b));
+        one_by_one(q, b, b->n < BATCH_MIN ? 0 : submit(t, q, b, IORING_OP_WRITE, IORING_OP_WRITEV));
         int stays = settle(q, b, &sum);
 
         if (stays)
@@ -233,7 +350,7 @@ tap_uring_destroy(struct device *d)
 static const struct device_ops tap_uring_ops = {
     .attach = tap_attach,
     .kick = tap_uring_kick,
-    .poll = tap_poll,
+    .poll = tap_uring_poll,
     .detach = tap_detach,
     .describe = tap_uring_describe,
     .destroy = tap_uring_destroy,

@@ -53,6 +53,22 @@ post(struct nic *n, struct nic_queue *q, struct vm_page *pg)
     COUNT(q->stats.rx_posted, 1);
 }
 
+/*
+ * post_run() - put pages on the receive ring so that the device, which fills the newest first, meets them
+ * in ascending order: a read into neighbours is a read into one piece
+ */
+static void
+post_run(struct nic *n, struct nic_queue *q, struct vm_page **pg, uint32_t count)
+{
+    if (pg[0]->slot < pg[count - 1]->slot) {
+        for (uint32_t i = count; i > 0; i--)
+            post(n, q, pg[i - 1]);
+    } else {
+        for (uint32_t i = 0; i < count; i++)
+            post(n, q, pg[i]);
+    }
+}
+
 /* What one received frame is made of, while it is in the driver's hands. */
 struct rx_frame {
     unsigned npages;
@@ -188,10 +204,9 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     top->m_pkthdr.rcvif = n;
     struct mbuf *m = top;
 
-    for (unsigned i = 0; i < f->npages; i++, m = m->m_next) {
+    for (unsigned i = 0; i < f->npages; i++, m = m->m_next)
         attach_page(n, m, f->page[i], f->len[i], i ? 0 : sizeof(struct net_hdr));
-        post(n, q, successor[i]);
-    }
+    post_run(n, q, successor, f->npages);
     COUNT(q->stats.rx_delivered, 1);
     COUNT(q->stats.rx_pages_delivered, f->npages);
     COUNT(q->stats.rx_bytes, len);
@@ -562,15 +577,20 @@ destroy(struct nic *n)
 static int
 fill(struct nic *n, struct nic_queue *q)
 {
-    for (uint32_t i = 0; i < n->config.rx_ring_size; i++) {
-        struct vm_page *pg = jumbo_alloc(n->jumbo, RETURN_SITE());
+    uint32_t want = n->config.rx_ring_size;
+    struct vm_page **pg = malloc(want * sizeof(struct vm_page *));
+    uint32_t have = 0;
 
-        if (pg == NULL)
-            return -ENOMEM;
-        post(n, q, pg);
+    while (pg && have < want && (pg[have] = jumbo_alloc(n->jumbo, RETURN_SITE())) != NULL)
+        have++;
+    if (have == want) {
+        post_run(n, q, pg, want);
+        vq_driver_publish(&q->rx);
     }
-    vq_driver_publish(&q->rx);
-    return 0;
+    while (have > 0 && have < want)
+        jumbo_free(n->jumbo, jumbo_kva(n->jumbo, pg[--have]), RETURN_SITE());
+    free(pg);
+    return have ? 0 : -ENOMEM;
 }
 
 int
