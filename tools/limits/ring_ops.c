@@ -545,6 +545,8 @@ receive_round(int round)
             say(what[i].name, bare[k].name, round, now_ns() - t, n, what[i].count);
         }
         for (size_t k = 0; k < sizeof(ours) / sizeof(ours[0]); k++) {
+            end_machine(); /* each in a fresh pool, as a program has it */
+            make_machine(8192);
             struct nic *nic = attach(&w, ours[k].create, 1024, what[i].mtu, what[i].gso);
 
             queue_frames(&w, what[i].len, 500); /* warm: the pages have been used once */
