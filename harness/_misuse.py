@@ -43,7 +43,7 @@ def count() -> int:
 
 def since(seen: int, operation: str, what: str) -> MisuseError | None:
     """Return the error for the newest report of this thread since count() gave `seen`."""
-    report = ffi.new("struct misuse *")
+    report = ffi.new("struct harness_misuse *")
     if lib.arena_misuse_mine(report) == seen:
         return None
     # The call came through this package: the line that made it says more than an address in it.

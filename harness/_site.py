@@ -43,5 +43,5 @@ def name(site: int) -> str:
         number = site & ~_PYTHON
         return _names[number] if number < len(_names) else f"{site:#x}"
     text = ffi.new("char[256]")
-    lib.site_name(site, text, len(text))
+    lib.harness_site_name(site, text, len(text))
     return str(ffi.string(text).decode(errors="replace"))

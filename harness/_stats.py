@@ -191,7 +191,7 @@ def stats(arena: Arena | None = None) -> Stats:
     lib.mbuf_zone_get_stats(machine.mbufs, mbuf)
     pbuf = ffi.new("struct pbuf_stats *")
     lib.pbuf_get_stats(machine.pbufs, pbuf)
-    recent = ffi.new("struct misuse[]", lib.MISUSE_RING)
+    recent = ffi.new("struct harness_misuse[]", lib.MISUSE_RING)
     n = lib.arena_misuse_recent(machine.arena, recent, len(recent))
     kinds = range(1, lib.MISUSE_COUNT)
     return Stats(
@@ -209,7 +209,7 @@ def stats(arena: Arena | None = None) -> Stats:
         mbuf=_read(MbufStats, mbuf),
         pbuf=_read(PbufStats, pbuf),
         misuses={
-            ffi.string(lib.misuse_name(kind)).decode(): count
+            ffi.string(lib.harness_misuse_name(kind)).decode(): count
             for kind in kinds
             if (count := lib.arena_misuses(machine.arena, kind))
         },

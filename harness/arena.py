@@ -99,9 +99,9 @@ class Misuse:
 
     @classmethod
     def _of(cls, m: Any) -> Misuse:
-        """Read a struct misuse."""
+        """Read a struct harness_misuse."""
         return cls(
-            kind=_text(lib.misuse_name(m.kind)),
+            kind=_text(lib.harness_misuse_name(m.kind)),
             address=m.addr,
             page=None if m.pindex == (1 << 64) - 1 else m.pindex,
             state=_text(lib.vm_page_state_name(m.state)),
@@ -321,7 +321,7 @@ class Arena:
 
     def last_misuse(self) -> Misuse | None:
         """Return the newest report of a double free, a foreign address and the like."""
-        m = ffi.new("struct misuse *")
+        m = ffi.new("struct harness_misuse *")
         if not lib.arena_misuse_last(self.handle.arena, 0, m):
             return None
         return Misuse._of(m)

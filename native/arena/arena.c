@@ -27,7 +27,7 @@ struct arena_stale {
 
 struct arena *arena_slots[ARENA_SLOTS];
 
-static _Thread_local struct misuse mine; /* the calling thread's last report */
+static _Thread_local struct harness_misuse mine; /* the calling thread's last report */
 static _Thread_local uint64_t mine_total;
 
 static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -432,7 +432,7 @@ void
 arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
              void *site)
 {
-    struct misuse r = {
+    struct harness_misuse r = {
         .kind = kind,
         .addr = (uint64_t)(uintptr_t)addr,
         .pindex = UINT64_MAX,
@@ -456,7 +456,7 @@ arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm
 }
 
 uint64_t
-arena_misuse_mine(struct misuse *out)
+arena_misuse_mine(struct harness_misuse *out)
 {
     if (out && mine_total)
         *out = mine;
@@ -464,7 +464,7 @@ arena_misuse_mine(struct misuse *out)
 }
 
 bool
-arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out)
+arena_misuse_last(struct arena *a, uint64_t seen, struct harness_misuse *out)
 {
     pthread_mutex_lock(&a->lock);
     bool newer = a->misuse_total > seen;
@@ -475,8 +475,18 @@ arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out)
     return newer;
 }
 
+uint64_t
+arena_misuse_total(struct arena *a)
+{
+    pthread_mutex_lock(&a->lock);
+    uint64_t n = a->misuse_total;
+
+    pthread_mutex_unlock(&a->lock);
+    return n;
+}
+
 unsigned
-arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max)
+arena_misuse_recent(struct arena *a, struct harness_misuse *out, unsigned max)
 {
     unsigned n = 0;
 
@@ -485,43 +495,4 @@ arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max)
         out[n] = a->misuse[(a->misuse_total - 1 - n) % MISUSE_RING];
     pthread_mutex_unlock(&a->lock);
     return n;
-}
-
-const char *
-misuse_name(enum misuse_kind kind)
-{
-    static const char *const name[MISUSE_COUNT] = {
-        [MISUSE_NONE] = "none",
-        [MISUSE_DOUBLE_FREE] = "double free",
-        [MISUSE_FOREIGN_ADDRESS] = "address of no page of this pool",
-        [MISUSE_FREE_WHILE_POSTED] = "free while posted to the device",
-        [MISUSE_FREE_AFTER_STEAL] = "free after steal",
-        [MISUSE_REFCOUNT] = "count below zero",
-        [MISUSE_WRITE_AFTER_FREE] = "write after free",
-        [MISUSE_QUICK_NESTED] = "nested quick mapping",
-        [MISUSE_QUICK_FOREIGN] = "removal of a foreign quick mapping",
-        [MISUSE_QUICK_BLOCKING] = "blocking call while a quick mapping is held",
-        [MISUSE_BAD_STATE] = "event that the page's state does not allow",
-    };
-
-    return (unsigned)kind < MISUSE_COUNT ? name[kind] : "unknown";
-}
-
-const char *
-vm_page_state_name(enum vm_page_state state)
-{
-    static const char *const name[] = {"none", "free",   "alloc", "posted", "mbuf",
-                                       "held", "stolen", "kmem",  "file"};
-
-    return (unsigned)state < sizeof(name) / sizeof(name[0]) ? name[state] : "unknown";
-}
-
-const char *
-vm_page_event_name(enum vm_page_event ev)
-{
-    static const char *const name[16] = {"none",    "alloc", "free",  "post",  "receive", "mbuf",
-                                         "recycle", "ref",   "unref", "hold",  "unhold",  "steal",
-                                         "flip",    "map",   "unmap", "misuse"};
-
-    return (unsigned)ev < 16 ? name[ev] : "unknown";
 }

@@ -23,6 +23,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include <harness/inspect.h>
 #include <vm/vm.h>
 #include <vm/vm_page.h>
 
@@ -57,36 +58,6 @@ struct arena_config {
     bool direct_map; /* false: strict, every access needs a live mapping */
 };
 
-/* What a caller did wrong, as the arena saw it. */
-enum misuse_kind {
-    MISUSE_NONE = 0,
-    MISUSE_DOUBLE_FREE,
-    MISUSE_FOREIGN_ADDRESS,   /* not an address of this pool, or not the start of a page */
-    MISUSE_FREE_WHILE_POSTED, /* the device may still write it */
-    MISUSE_FREE_AFTER_STEAL,
-    MISUSE_REFCOUNT,         /* a count went below zero */
-    MISUSE_WRITE_AFTER_FREE, /* poison was gone at allocation */
-    MISUSE_QUICK_NESTED,
-    MISUSE_QUICK_FOREIGN,
-    MISUSE_QUICK_BLOCKING,
-    MISUSE_BAD_STATE, /* any other event that the page's state does not allow */
-    MISUSE_COUNT,
-};
-
-/* One report: what, where, and the page's record at that moment. */
-struct misuse {
-    uint32_t kind; /* enum misuse_kind */
-    uint32_t state;
-    uint64_t addr;
-    uint64_t pindex; /* UINT64_MAX when no page belongs to the address */
-    uint64_t history;
-    uint64_t site; /* return address of the call that was refused */
-    uint64_t alloc_site;
-    uint64_t free_site;
-};
-
-#define MISUSE_RING 16
-
 struct arena_run;   /* a free run of physical pages */
 struct arena_stale; /* a range that the kernel refused to unmap */
 
@@ -118,7 +89,7 @@ struct arena {
 
     _Atomic uint64_t bytes_copied; /* payload bytes that user space copied */
     _Atomic uint64_t misuse_count[MISUSE_COUNT];
-    struct misuse misuse[MISUSE_RING];
+    struct harness_misuse misuse[MISUSE_RING];
     uint64_t misuse_total;
 };
 
@@ -280,17 +251,16 @@ void arena_report(struct arena *a, enum misuse_kind kind, const void *addr, stru
  *
  * Return: number of reports that this thread caused so far; @out is set unless it is 0.
  */
-uint64_t arena_misuse_mine(struct misuse *out);
+uint64_t arena_misuse_mine(struct harness_misuse *out);
 
 /* arena_misuse_last() - copy the newest report; false when there has been none since @seen. */
-bool arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out);
+bool arena_misuse_last(struct arena *a, uint64_t seen, struct harness_misuse *out);
+
+/* arena_misuse_total() - reports ever */
+uint64_t arena_misuse_total(struct arena *a);
 
 /* arena_misuse_recent() - copy the newest reports, newest first, at most @max; how many. */
-unsigned arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max);
-
-const char *misuse_name(enum misuse_kind kind);
-const char *vm_page_state_name(enum vm_page_state state);
-const char *vm_page_event_name(enum vm_page_event ev);
+unsigned arena_misuse_recent(struct arena *a, struct harness_misuse *out, unsigned max);
 
 /* Out of line, so that a hot path that may call it saves no registers for it. */
 #define COLD __attribute__((noinline, cold))

@@ -4,7 +4,7 @@
 
 #include "arena/arena.h"
 #include "arena/guard.h"
-#include "arena/site.h"
+#include <harness/inspect.h>
 #include "bsd/machine.h"
 #include "device/capture.h"
 #include "device/device.h"

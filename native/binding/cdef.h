@@ -34,7 +34,7 @@ struct arena {
     uint64_t misuse_total;
     ...;
 };
-struct misuse {
+struct harness_misuse {
     uint32_t kind;
     uint32_t state;
     uint64_t addr;
@@ -97,8 +97,8 @@ int machine_idle(struct machine *m);
 uint64_t arena_bytes_copied(const struct arena *a);
 size_t arena_stale_bytes(const struct arena *a);
 uint64_t arena_unmaps_refused(const struct arena *a);
-bool arena_misuse_last(struct arena *a, uint64_t seen, struct misuse *out);
-const char *misuse_name(int kind);
+bool arena_misuse_last(struct arena *a, uint64_t seen, struct harness_misuse *out);
+const char *harness_misuse_name(int kind);
 const char *vm_page_state_name(int state);
 const char *vm_page_event_name(int event);
 void jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out);
@@ -157,10 +157,10 @@ struct vm_page {
 #define MISUSE_RING ...
 
 uint64_t arena_misuses(const struct arena *a, int kind);
-unsigned arena_misuse_recent(struct arena *a, struct misuse *out, unsigned max);
-uint64_t arena_misuse_mine(struct misuse *out);
+unsigned arena_misuse_recent(struct arena *a, struct harness_misuse *out, unsigned max);
+uint64_t arena_misuse_mine(struct harness_misuse *out);
 void arena_report(struct arena *a, int kind, const void *addr, struct vm_page *m, void *site);
-void site_name(uint64_t site, char *out, size_t size);
+void harness_site_name(uint64_t site, char *out, size_t size);
 int guard_copy(void *to, const void *from, size_t n);
 void arena_count_copy(struct arena *a, size_t bytes);
 void *arena_kva(const struct arena *a, const struct vm_page *m);

@@ -26,19 +26,6 @@ struct jumbo {
     uint64_t grown;           /* chunks added */
 };
 
-struct jumbo_stats {
-    uint64_t total; /* pages bound to a slot */
-    uint64_t free;
-    uint64_t in_use; /* total - free: posted, mbuf, held or with the driver */
-    uint64_t max_pages;
-    uint64_t refused;
-    uint64_t stolen;
-    uint64_t
-        away; /* pages of no pool that users have: stolen, or received into, and not given back */
-    uint64_t held;
-    uint64_t grown;
-};
-
 /*
  * jumbo_create() - a pool on an arena
  * @a: arena whose jumbo region it runs

@@ -11,12 +11,6 @@
 
 struct lwbuf_map;
 
-struct lwbuf_stats {
-    uint64_t count;     /* handles in use */
-    uint64_t kva_bytes; /* KVA in all pools */
-    uint64_t reserve;   /* handles free in the pools */
-};
-
 /* lwbuf_map_create() - the pools of an arena; 0 or -ENOMEM. */
 int lwbuf_map_create(struct arena *a, struct lwbuf_map **out);
 /* lwbuf_map_destroy() - 0, or -EBUSY while a handle is in use. */

@@ -20,17 +20,6 @@
 
 struct pbuf_pool;
 
-struct pbuf_stats {
-    uint64_t total; /* nswbuf */
-    uint64_t free;
-    uint64_t outstanding;
-    uint64_t backed;        /* windows with memory behind them */
-    uint64_t counter_waits; /* sleeps because the caller's counter was 0 */
-    uint64_t pool_waits;    /* sleeps because the pool was empty */
-    uint64_t
-        refused; /* trypbuf() calls that got nothing; strict: windows that could not be mapped */
-};
-
 /* pbuf_count_for() - nswbuf for a machine with so much memory: one eighth of it, at least 16, at most 256 */
 unsigned pbuf_count_for(size_t bytes);
 /* pbuf_sizes() - fill in the arena_config fields that @n buffers need, and add to its pages. */

@@ -21,21 +21,6 @@
 
 struct sf_map;
 
-struct sf_map_stats {
-    uint64_t nsfbufs;     /* buffers there are */
-    uint64_t nsfbufsused; /* buffers with a reference */
-    uint64_t nsfbufspeak;
-    uint64_t wired;          /* file pages wired by vm_object_grab() or a run */
-    uint64_t extents_mapped; /* extents bound to a slot now */
-    uint64_t hits;           /* runs and buffers served by a live mapping */
-    uint64_t maps;           /* mmap calls */
-    uint64_t populates;      /* MADV_POPULATE_READ calls */
-    /* struct sfstat of sendfile(2) */
-    uint64_t sf_syscalls, sf_noiocnt, sf_iocnt, sf_pages_read, sf_pages_valid;
-    uint64_t sf_rhpages_requested, sf_rhpages_read, sf_busy, sf_allocfail, sf_allocwait;
-    uint64_t sf_pages_bogus;
-};
-
 /*
  * sf_map_create() - the mapper of an arena's sf_buf window
  * @a: arena

@@ -19,14 +19,6 @@ struct mbuf_zone {
     _Atomic uint64_t ext_shared_frees; /* external frees dropped by other than the first owner */
 };
 
-struct mbuf_stats {
-    uint64_t total;
-    uint64_t free;
-    uint64_t in_use;
-    uint64_t limit;
-    uint64_t refused;
-};
-
 /* mbuf_zone_create() - at most @limit mbufs, grown in slabs; 0 or -errno. */
 int mbuf_zone_create(struct arena *a, size_t limit, struct mbuf_zone **out);
 /* mbuf_zone_destroy() - 0, or -EBUSY while an mbuf is in use. */

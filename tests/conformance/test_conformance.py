@@ -53,7 +53,7 @@ def test_with_an_installed_library(page: str, strict: str, prefix: Path, tmp_pat
 
 
 def test_every_page_has_its_program() -> None:
-    assert set(PAGES) >= {"jumbo", "lwbuf", "mbuf", "pbuf", "pmap_quick", "sf_buf"}
+    assert set(PAGES) >= {"inspect", "jumbo", "lwbuf", "mbuf", "pbuf", "pmap_quick", "sf_buf"}
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "arena/site.h"
+#include <harness/inspect.h>
 #include "bsd/machine.h"
 #include "check.h"
 
@@ -57,7 +57,7 @@ test_pool(bool strict)
 static void
 named(struct machine *mc, enum misuse_kind kind, uint64_t count)
 {
-    struct misuse last;
+    struct harness_misuse last;
 
     CHECK_EQ(mc->arena->misuse_count[kind], count);
     CHECK(arena_misuse_last(mc->arena, 0, &last));
@@ -122,7 +122,7 @@ test_hold_after_steal(void)
 
     CHECK(other != pg);
     CHECK_EQ(machine_idle(mc), -EBUSY);
-    site_name(pg->free_site, name, sizeof(name));
+    harness_site_name(pg->free_site, name, sizeof(name));
     CHECK(strchr(name, '+'));
     vm_page_unhold(pg);
     CHECK_EQ(vm_page_state(pg), VPS_FREE);

@@ -210,7 +210,7 @@ test_misuse(void)
     int counter = 2;
     struct buf other = {0};
     struct buf *bp;
-    struct misuse m;
+    struct harness_misuse m;
 
     set_up(NBUF, false);
     bp = pbuf_get(pool, &counter, SITE);

@@ -278,7 +278,7 @@ test_arena_pages(bool strict)
 
     sf = sf_buf_alloc(fp, SFB_DEFAULT);
     CHECK_EQ(m->arena->misuse_count[MISUSE_QUICK_BLOCKING], 2);
-    struct misuse report;
+    struct harness_misuse report;
 
     CHECK_EQ(arena_misuse_mine(&report), before + 1);
     CHECK_EQ(report.kind, MISUSE_QUICK_BLOCKING);
