@@ -13,6 +13,8 @@ die() {
     exit 1
 }
 
+have() { command -v "$1" >/dev/null; }
+
 # quiet WHAT COMMAND...: one line for the reader; the output only when the command fails. Not for shell
 # functions: `set -e` sleeps inside them here.
 quiet() {
@@ -22,6 +24,17 @@ quiet() {
         printf '%s\n' "$output" >&2
         die "failed: $what"
     fi
+}
+
+# install_packages PACKAGE...: of Debian's; none is fine. It says which, and takes root.
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    if [ "$(id -u)" != 0 ] || ! have apt-get; then
+        die "this machine lacks what these Debian packages bring: $*"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    quiet "apt-get update" apt-get update
+    quiet "apt-get install $*" apt-get install -y --no-install-recommends "$@"
 }
 
 # choose_build [--sanitize=KIND ...]: sets build (a meson folder), venv (whose Python imports what is built

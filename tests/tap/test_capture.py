@@ -30,7 +30,7 @@ def read(path):
 
 def tshark(path, *options):
     if shutil.which("tshark") is None:
-        pytest.skip("tshark is not installed: apt-get install tshark")
+        pytest.skip("tshark is not installed: tools/peers does that")
     done = subprocess.run(
         ["tshark", "-r", path, *options], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,171 @@
+"""Programs that nobody here wrote, on the kernel's side: ping, arping and iperf3."""
+
+import json
+import shutil
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from harness import Arena, Namespace, Nic, Stack, Tap
+from harness.errors import ClosedError
+from harness.pytest_plugin import Peer
+
+pytestmark = pytest.mark.each_device
+
+
+def needs(program: str) -> str:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: tools/peers does that")
+    return program
+
+
+@pytest.fixture
+def host():
+    """Make a host of ours that answers in the background, and give its peer."""
+    with ExitStack() as stack:
+
+        def make(mtu: int = 1500) -> tuple[Stack, Peer]:
+            tap = stack.enter_context(Tap(mtu=mtu))
+            nic = stack.enter_context(Nic(tap))
+            ours = stack.enter_context(Stack(nic))
+
+            def serve() -> None:
+                with pytest.raises(ClosedError):
+                    ours.serve()
+
+            thread = threading.Thread(target=serve)
+            stack.callback(thread.join, 60)
+            thread.start()
+            stack.callback(ours.close)
+            return ours, Peer(tap)
+
+        yield make
+
+
+@pytest.mark.parametrize(("mtu", "size"), [(1500, 0), (1500, 56), (1500, 1472), (9000, 8972)])
+def test_ping(host, mtu, size):
+    program = needs("ping")
+    stack, peer = host(mtu)
+    said = peer.run(
+        *(program, "-q", "-n", "-c", "100", "-i", "0.005", "-W", "20", "-s", str(size)),
+        *("-p", "a55a", "198.18.0.2"),
+        timeout=120,
+    ).stdout
+    assert "100 packets transmitted, 100 received, 0% packet loss" in said
+    assert stack.stats().rx_icmp == 100
+
+
+def test_arping(host):
+    program = needs("arping")
+    _, peer = host()
+    said = peer.run(program, "-c", "3", "-w", "20", "-i", "tap0", "198.18.0.2", timeout=120).stdout
+    assert "02:00:00:00:00:02" in said
+    assert "3 packets received, " in said
+
+
+class Bridge:
+    """Two NICs back to back: what comes by the one leaves by the other, from the same pages."""
+
+    def __init__(self, stack: ExitStack, mtu: int) -> None:
+        self.arena = stack.enter_context(Arena(4096))
+        self.taps = [
+            stack.enter_context(
+                Tap(stack.enter_context(Namespace()), mtu=mtu, address=address, mac=mac)
+            )
+            for address, mac in (
+                ("198.18.0.1/24", "02:00:00:00:00:01"),
+                ("198.18.0.2/24", "02:00:00:00:00:02"),
+            )
+        ]
+        # A NIC's own address means nothing here: it takes whatever comes.
+        self.nics = [stack.enter_context(Nic(tap, self.arena)) for tap in self.taps]
+        self.peers = [Peer(tap) for tap in self.taps]
+        for peer in self.peers:
+            stack.callback(peer.close)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._forward, args=(a, b))
+            for a, b in (self.nics, self.nics[::-1])
+        ]
+        for thread in self._threads:
+            thread.start()
+        stack.callback(self.end)
+
+    def _forward(self, come: Nic, leave: Nic) -> None:
+        while not self._stop.is_set():
+            frames = come.recv(timeout=0.1)
+            leave.send_many(frames)
+            for frame in frames:
+                frame.release()
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+@pytest.fixture
+def bridge():
+    with ExitStack() as stack:
+        yield lambda mtu=1500: Bridge(stack, mtu)
+
+
+def iperf3(bridge: Bridge, *args: str) -> dict:
+    program = needs("iperf3")
+    client, server = bridge.peers
+    listening = server.start(program, "-s", "-1", "--forceflush")
+    while "listening" not in listening.stdout.readline():
+        assert listening.poll() is None
+    said = client.run(program, "-c", "198.18.0.2", "--json", *args, check=False, timeout=200).stdout
+    result = json.loads(said)
+    assert "error" not in result, result["error"]
+    assert listening.wait(60) == 0
+    return result
+
+
+def snmp(peer: Peer, protocol: str, counter: str) -> int:
+    """Look at a counter of the kernel's in its namespace."""
+    lines = peer.run("cat", "/proc/net/snmp").stdout.splitlines()
+    names, values = (line.split() for line in lines if line.startswith(f"{protocol}: "))
+    return int(dict(zip(names, values, strict=True))[counter])
+
+
+def settled(bridge: Bridge) -> None:
+    """Nothing was copied, nothing lost, and everything is on the rings or in the pool."""
+    bridge.end()
+    assert bridge.arena.bytes_copied == 0
+    for nic in bridge.nics:
+        s = nic.stats()
+        assert (s.rx_dropped, s.tx_outstanding, s.tx_linearized, s.tx_csum_soft) == (0, 0, 0, 0)
+        nic.check()
+
+
+@pytest.mark.parametrize("direction", [(), ("--reverse",), ("--bidir",)], ids=["", "back", "both"])
+def test_iperf3_tcp(bridge, direction):
+    """Super-frames, cut by nobody on the way."""
+    b = bridge()
+    end = iperf3(b, "-n", "32M", *direction)["end"]
+    # The receivers' count is taken when a sender has nothing more to send, not when all is there.
+    assert 0 < end["sum_received"]["bytes"] <= end["sum_sent"]["bytes"]
+    assert sum(nic.stats().rx_bytes for nic in b.nics) > 32 << 20
+    settled(b)
+    if not direction:
+        stats = b.nics[0].stats()
+        assert stats.rx_bytes / stats.rx_delivered > 3000  # an MTU of 1500 allows no such frame
+
+
+@pytest.mark.parametrize(
+    ("mtu", "length"), [(1500, 64), (1500, 1400), (9000, 8900), (1500, 8000)]
+)  # the last: fragments
+def test_iperf3_udp(bridge, mtu, length):
+    b = bridge(mtu)
+    datagrams = 1000
+    args = ("-u", "-b", "20M", "-l", str(length), "-n", str(datagrams * length))
+    end = iperf3(b, *args)["end"]["sum"]
+    assert end["packets"] >= datagrams
+    # What is lost is lost where the kernel says so: in a TAP's queue, or for want of a reader.
+    dropped = sum(tap.tx_dropped for tap in b.taps)
+    unread = snmp(b.peers[1], "Udp", "RcvbufErrors")
+    assert end["lost_packets"] <= dropped + unread
+    settled(b)
