@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from harness.bench import kva, sendfile
+from harness.bench import kva, rings, sendfile
 from harness.cli.app import run_app
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ def _subjects() -> None:
 
 
 app.command("kva")(kva.command)
+app.command("rings")(rings.command)
 app.command("sendfile")(sendfile.command)
 
 if __name__ == "__main__":

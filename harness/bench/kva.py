@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
+from harness.bench.marks import (
+    Mark,
+    Series,
+    least,
+    limits,
+    marks_table,
+    measure,
+    most,
+    series_table,
+)
 from harness.bench.stats import Figures, figures
 from harness.cli.failure import one_line_errors
 from harness.cli.options import Debug, JsonPath
-from harness.cli.output import check_json, console_for, plain_table, write_json
-from harness.errors import CommandError, FileError
+from harness.cli.output import check_json, console_for, write_json
 
 #: Bytes of the file whose pages are mapped one by one.
 _FILE = 256 << 20
-
-_Series = Mapping[tuple[str, str], Sequence[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One figure held against what it should be.
-
-    Attributes:
-        name: what was measured.
-        value: the figure.
-        unit: "ns" for one operation, "x" for a ratio, "bytes".
-        limit: what it should be at most, or at least when `at_least`.
-        at_least: which of the two.
-        met: whether it is.
-    """
-
-    name: str
-    value: float
-    unit: str
-    limit: float
-    at_least: bool
-    met: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +40,16 @@ class Result:
         return asdict(self)
 
 
-def _measure(program: Path, rounds: int) -> dict[tuple[str, str], list[float]]:
+def _measure(program: Path, rounds: int) -> Series:
     with tempfile.NamedTemporaryFile(prefix="harness-bench-") as file:
         # Written, so that its pages are in the page cache: cold is the mapping, not the disk.
         for _ in range(_FILE >> 20):
             file.write(bytes(1 << 20))
         file.flush()
-        done = subprocess.run(
-            [program, str(rounds), file.name], capture_output=True, text=True, check=False
-        )
-    if done.returncode != 0:
-        raise CommandError("run", program.name, done.stderr.strip() or f"exit {done.returncode}")
-    series: dict[tuple[str, str], list[float]] = {}
-    for line in done.stdout.splitlines():
-        name, variant, _round, value = line.split()
-        series.setdefault((name, variant), []).append(float(value))
-    return series
+        return measure(program, str(rounds), file.name)
 
 
-def marks(series: _Series) -> tuple[Mark, ...]:
+def marks(series: Series) -> tuple[Mark, ...]:
     """Return the figures that have a mark.
 
     Args:
@@ -84,12 +57,6 @@ def marks(series: _Series) -> tuple[Mark, ...]:
     """
     median = {key: figures(values).median for key, values in series.items()}
     sizes = [median[key] for key in median if key[0] == "jumbo_size"]
-
-    def most(name: str, value: float, unit: str, limit: float) -> Mark:
-        return Mark(name, value, unit, limit, at_least=False, met=value <= limit)
-
-    def least(name: str, value: float, limit: float) -> Mark:
-        return Mark(name, value, "x", limit, at_least=True, met=value >= limit)
 
     cold = median["cold_file", "ours"]
     jumbo = median["jumbo", "ours"]
@@ -130,42 +97,11 @@ def command(
     """
     check_json(json_path)
     console = console_for(json_path)
-    limits = os.environ.get("HARNESS_LIMITS")
-    if limits is None:
-        raise FileError(
-            "find", "the bare loops", "HARNESS_LIMITS is not set", "run tools/bench in a checkout"
-        )
-    series = _measure(Path(limits) / "kva_ops", rounds)
+    series = _measure(limits() / "kva_ops", rounds)
     result = Result(
         series={f"{name} {variant}": figures(values) for (name, variant), values in series.items()},
         marks=marks(series),
     )
-    console.print(_series_table(result))
-    console.print(_marks_table(result))
+    console.print(series_table("nanoseconds for one operation", series))
+    console.print(marks_table(result.marks))
     write_json(json_path, result.to_json())
-
-
-def _series_table(result: Result) -> Table:
-    table = plain_table("nanoseconds for one operation")
-    table.add_column("operation")
-    for head in ("median", "least", "most"):
-        table.add_column(head, justify="right")
-    for name, f in result.series.items():
-        table.add_row(name, *(f"{v:.1f}" for v in (f.median, f.least, f.most)))
-    return table
-
-
-def _marks_table(result: Result) -> Table:
-    table = plain_table(None)
-    table.add_column("figure")
-    for head in ("value", "", "mark", ""):
-        table.add_column(head, justify="right")
-    for m in result.marks:
-        table.add_row(
-            m.name,
-            f"{m.value:.2f}",
-            m.unit,
-            f"{'>=' if m.at_least else '<='} {m.limit:g}",
-            "met" if m.met else "[red]missed[/red]",
-        )
-    return table
