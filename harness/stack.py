@@ -29,6 +29,7 @@ from harness.errors import (
     TcpClosedError,
     TcpError,
     TcpTimeoutError,
+    UnsupportedError,
     WaitTimeoutError,
     error_from_errno,
 )
@@ -61,6 +62,8 @@ class Strategy(enum.Enum):
     """Its pages are mapped and sent from there: no copy in user space."""
     COPY = lib.SENDFILE_COPY
     """They are read into pages of the arena."""
+    DIRECT = lib.SENDFILE_DIRECT
+    """The disk puts them into pbuf windows, past the page cache (O_DIRECT, io_uring): no copy."""
 
 
 class TcpState(enum.Enum):
@@ -698,7 +701,9 @@ class Connection(_Endpoint):
         Raises:
             FileError: not to be opened or read, or not a regular file. After a read error in the
                 middle, or when it shrank below what is in the send buffer, the connection was
-                reset, so that nobody takes the rest for the file.
+                reset, so that nobody takes the rest for the file. Strategy.DIRECT: its file system
+                has no direct I/O.
+            UnsupportedError: Strategy.DIRECT: io_uring may not be used here.
             ArgumentError: a negative offset or length.
             TcpClosedError, TcpResetError, TcpTimeoutError, TcpAbortedError: as send().
         """
@@ -755,6 +760,9 @@ class Connection(_Endpoint):
                 strategy.value,
             )
         if code:
+            if strategy is Strategy.DIRECT and -code in _NO_DIRECT:
+                _check_regular(fd, name)
+                raise _NO_DIRECT[-code](name)
             raise self._sendfile_error(code, fd, name)
         try:
             while True:
@@ -859,6 +867,30 @@ def _name_of(fd: int) -> str:
         return str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         return f"descriptor {fd}"
+
+
+def _no_direct_io(name: str) -> HarnessError:
+    return FileError(
+        "send file",
+        name,
+        "its file system has no direct I/O, or none as fine-grained as a buffer",
+        "use another strategy, or a file on a disk",
+        errno=errno.EINVAL,
+    )
+
+
+def _no_io_uring(_name: str) -> HarnessError:
+    return UnsupportedError(
+        "send file by", "direct", "io_uring may not be used here", "use another strategy"
+    )
+
+
+#: What an error of sendfile_begin() means for Strategy.DIRECT alone.
+_NO_DIRECT: dict[int, Callable[[str], HarnessError]] = {
+    errno.EINVAL: _no_direct_io,
+    errno.EPERM: _no_io_uring,
+    errno.ENOSYS: _no_io_uring,
+}
 
 
 def _check_regular(fd: int, name: str) -> None:

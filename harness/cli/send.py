@@ -105,7 +105,7 @@ def send(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", callback=_strategy, help="sf_buf or copy.")
+        str, typer.Option("--strategy", callback=_strategy, help="sf_buf, copy or direct.")
     ] = "sf_buf",
     mtu: Mtu = 1500,
     device: Device = "auto",

@@ -20,7 +20,7 @@ from harness.cli.options import (
     size,
 )
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
-from harness.trial import STRATEGIES, Settings, make_payload, open_payload, open_trial
+from harness.trial import STRATEGIES, USUAL, Settings, make_payload, open_payload, open_trial
 
 
 def _strategies(text: str) -> str:
@@ -52,9 +52,9 @@ def trial(
             callback=_strategies,
             metavar="NAME,...",
             help="sf_buf: file pages mapped, no copy. copy: pread into buffers. "
-            "kernel: os.sendfile over a veth pair.",
+            "direct: read past the page cache, no copy. kernel: os.sendfile over a veth pair.",
         ),
-    ] = ",".join(STRATEGIES),
+    ] = ",".join(USUAL),
     runs: Annotated[
         int, typer.Option("--runs", min=1, max=10000, help="Timed passes of each strategy.")
     ] = 3,

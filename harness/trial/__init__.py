@@ -2,11 +2,12 @@
 
 from harness.trial.payload import Payload, make_payload, open_payload
 from harness.trial.results import Attached, Report, Run, median_run
-from harness.trial.trial import STRATEGIES, Settings, Trial, open_trial
+from harness.trial.trial import STRATEGIES, USUAL, Settings, Trial, open_trial
 from harness.trial.wire import Observer, Pass, Progress, Strategy
 
 __all__ = [
     "STRATEGIES",
+    "USUAL",
     "Attached",
     "Observer",
     "Pass",

@@ -22,7 +22,7 @@ from harness.trial.peer import Receiver
 from harness.trial.results import Attached
 from harness.trial.wire import Pass, Progress
 
-_HOW = {"sf_buf": Sendfile.SF_BUF, "copy": Sendfile.COPY}
+_HOW = {"sf_buf": Sendfile.SF_BUF, "copy": Sendfile.COPY, "direct": Sendfile.DIRECT}
 #: Names of the ways that a file page can take to the wire.
 STRATEGIES = tuple(_HOW)
 

@@ -36,7 +36,7 @@ class Run:
     """One timed pass of one strategy over the whole file.
 
     Attributes:
-        strategy: "sf_buf", "copy", "kernel".
+        strategy: "sf_buf", "copy", "direct", "kernel".
         bytes: payload that arrived.
         seconds: from the sender's first call, on an established connection, until the receiver has
             read the end of the stream; the same two moments for every strategy.

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from harness import Arena, Nic, Tap
+from harness import Arena, Nic, Strategy, Tap
 from harness.errors import HarnessError
 
 
@@ -44,6 +44,22 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         pytest.skip(f"io_uring may not be used here: {no_io_uring()}")
     monkeypatch.setenv("NIC_HARNESS_DEVICE", param or named or "")
     return param or named or ("tap_rw" if no_io_uring() else "tap_uring")
+
+
+@pytest.fixture(autouse=True)
+def _direct_io(request: pytest.FixtureRequest) -> None:
+    """Skip what sends past the page cache where that cannot be."""
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is None or callspec.params.get("strategy") not in ("direct", Strategy.DIRECT):
+        return
+    if no_io_uring():
+        pytest.skip(f"io_uring may not be used here: {no_io_uring()}")
+    path = request.getfixturevalue("tmp_path") / "probe"
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError as e:
+        pytest.skip(f"no direct I/O in {path.parent}: {e.strerror}")
+    path.unlink()
 
 
 class Wire:

@@ -16,6 +16,7 @@ from scapy.utils import RawPcapNgReader
 
 from harness.netns import Namespace
 from harness.tap import Tap
+from harness.trial.ours import STRATEGIES
 from harness.trial.peer import Receiver
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
@@ -115,7 +116,7 @@ def test_trial_makes_its_file_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("offloads", ["--offloads", "--no-offloads"])
-@pytest.mark.parametrize("strategy", ["sf_buf", "copy"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_send_to_our_receiver(small, strategy, offloads):
     how = ["--strategy", strategy, offloads, "--json", "-"]
     done = run("send", small, "198.18.0.1:5001", *how)

@@ -28,6 +28,7 @@ from harness.errors import (
     TcpResetError,
     TcpTimeoutError,
     TcpUnreachableError,
+    UnsupportedError,
     WaitTimeoutError,
 )
 
@@ -425,6 +426,22 @@ def test_what_is_no_file_is_named(host, tmp_path):
                 connection.sendfile(__file__, offset, nbytes)
         # The connection has not suffered.
         connection.send(b"fine")
+
+
+def test_what_cannot_be_read_past_the_page_cache_is_named(host):
+    h = host()
+    _, port = h.kernel_listens()
+    # A regular file, of a file system without a disk.
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        with h.stack.connect(KERNELS, port, timeout=10) as connection:
+            with pytest.raises((FileError, UnsupportedError), match=r"direct|io_uring"):
+                connection.sendfile(fd, strategy=Strategy.DIRECT)
+            with pytest.raises(FileError, match="a directory"):
+                connection.sendfile("/", strategy=Strategy.DIRECT)
+            connection.send(b"fine")  # it has not suffered
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("strategy", Strategy)
