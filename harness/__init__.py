@@ -13,12 +13,14 @@ harness.scapy_socket, which imports scapy.
 from harness._native import ffi, lib
 from harness._stats import Stats, stats
 from harness.arena import Arena, ArenaStats, Misuse
+from harness.burst import Burst
 from harness.capture import Capture, CaptureStats
 from harness.errors import HarnessError
 from harness.faults import Faults, FaultStats
 from harness.frame import Chain, Frame, Gso, Offload
 from harness.netns import LinkInfo, LinkStats, Namespace, Process
 from harness.nic import Attached, DeviceStats, Nic, NicStats, Offloads
+from harness.receiver import Receiver
 from harness.stack import (
     Connection,
     Listener,
@@ -35,6 +37,7 @@ __all__ = [
     "Arena",
     "ArenaStats",
     "Attached",
+    "Burst",
     "Capture",
     "CaptureStats",
     "Chain",
@@ -55,6 +58,7 @@ __all__ = [
     "Offload",
     "Offloads",
     "Process",
+    "Receiver",
     "SendfileResult",
     "Stack",
     "StackStats",

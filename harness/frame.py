@@ -181,6 +181,12 @@ class Chain:
         lib.frame_copied(self._m, self._len)
         return b"".join(segments)
 
+    def _give(self, d: Any) -> None:
+        """Give the packet away, described as it came, before anybody looked at it."""
+        m, self._m = self._m, None
+        ffi.gc(m, None)
+        lib.frame_describe(ffi.cast("struct mbuf *", m), d)
+
     def release(self) -> None:
         """Give the buffers back; again has no effect.
 
@@ -214,6 +220,10 @@ class Frame(Chain):
         self.timestamp: int = d.timestamp
         self.offload = Offload._of(d)
         self.queue = queue
+
+    def _give(self, d: Any) -> None:
+        super()._give(d)
+        d.timestamp = self.timestamp
 
 
 def _keep(_chain: Any, _data: Any) -> None:

@@ -6,17 +6,20 @@ import contextlib
 import errno
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
 from harness import device as _device
+from harness._aio import Sleepers
 from harness._live import track
 from harness._native import ffi, lib
 from harness._nic_stats import DeviceStats, NicStats
 from harness._rtnl import mac_bytes
 from harness._waiter import Waiter
 from harness.arena import Arena
+from harness.burst import Burst
 from harness.capture import Capture
 from harness.device import Attached, Offloads
 from harness.errors import (
@@ -36,6 +39,7 @@ from harness.errors import (
 )
 from harness.faults import Faults, FaultStats, fault_stats
 from harness.frame import NO_OFFLOAD, Chain, Frame, Offload
+from harness.receiver import Callback, Receiver
 from harness.tap import Tap
 
 __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
@@ -60,10 +64,11 @@ class SupportsClose(Protocol):
 class _Queue:
     """A queue pair and the lock that makes it belong to one thread at a time."""
 
-    __slots__ = ("frames", "lock", "taken", "tx", "wait_fd")
+    __slots__ = ("frames", "left", "lock", "taken", "tx", "wait_fd")
 
     def __init__(self, wait_fd: int) -> None:
         self.lock = threading.Lock()
+        self.left: deque[Frame] = deque()  # harvested by an iteration and not taken from it yet
         self.wait_fd = wait_fd
         self.frames = ffi.new("struct frame[]", _BURST)
         self.tx = ffi.new("struct frame_tx[]", _BURST)
@@ -113,6 +118,9 @@ class Nic:
         capture: Capture | None = None,
     ) -> None:
         self._nic: Any = None
+        self._closing = False
+        self._receivers: set[Receiver] = set()
+        self._sleepers = Sleepers()
         self._faults: Any = None  # the device that does them
         self._capture: Capture | None = None
         self._tick_s = None if faults is None else _FAULTS_TICK_S
@@ -289,11 +297,20 @@ class Nic:
 
         Raises:
             FileError: a capture could not be written whole; the NIC is closed nevertheless.
+            BaseException: what ended the thread of on_frames(), unless that was raised before.
         """
+        failed: BaseException | None = None
         if self._nic is not None:
+            self._closing = True
             for user in list(self._users.values()):
                 user.close()
+            for receiver in list(self._receivers):
+                try:
+                    receiver.stop()
+                except BaseException as e:
+                    failed = failed or e
             self._waiter.close()
+            self._sleepers.close()
             for q in self._queues:
                 q.lock.acquire()
             try:
@@ -303,12 +320,15 @@ class Nic:
                 self._nic = self._faults = None
             finally:
                 for q in self._queues:
+                    q.left.clear()
                     q.lock.release()
         if self._owns_arena and not self.arena.closed:
             self.arena._let_go()
         if self._capture is not None:
             capture, self._capture = self._capture, None
             capture.close()
+        if failed is not None:
+            raise failed
 
     def _lost_before(self) -> int:
         """Frames that were dropped on their way to us, before a capture could see them."""
@@ -360,9 +380,60 @@ class Nic:
                 if down or (timeout and self._is_down()):
                     raise LinkDownError("receive from", self.tap.name, "the interface is down")
                 return []
-            if down:
-                left = _DOWN_POLL_S if left is None else min(left, _DOWN_POLL_S)
-            self._waiter.wait(None if down else q.wait_fd, self._patience(left))
+            self._sleep(q, left, down)
+
+    def recv_burst(
+        self,
+        max: int = _BURST,  # noqa: A002 - as recv()
+        timeout: float | None = None,
+        *,
+        queue: int = 0,
+    ) -> Burst:
+        """Receive frames as recv() does, without an object for each; see Burst.
+
+        Returns: a burst of 1 to `max` frames; an empty one when the time was over.
+
+        Raises:
+            As recv().
+        """
+        if max < 1:
+            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        q = self._queue(queue)
+        frames = ffi.new("struct frame[]", max)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            got, down = self._harvest_into(q, queue, frames, max)
+            left = None if deadline is None else deadline - time.monotonic()
+            if got or (left is not None and left <= 0):
+                if not got and (down or (timeout and self._is_down())):
+                    raise LinkDownError("receive from", self.tap.name, "the interface is down")
+                return Burst(frames, got, self.arena._free_chain)
+            self._sleep(q, left, down)
+
+    def on_frames(
+        self,
+        callback: Callback,
+        *,
+        max: int = _BURST,  # noqa: A002 - as recv()
+        queue: int = 0,
+    ) -> Receiver:
+        """Pass what is received to a callback, on a thread of its own, until it is stopped.
+
+        Args:
+            callback: called with bursts of 1 to `max` frames, as recv() returns them. It may send.
+            max: frames at most.
+            queue: receive queue.
+
+        Raises:
+            ArgumentError: there is no such queue.
+            ClosedError: the NIC is closed.
+        """
+        if max < 1:
+            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        self._queue(queue)
+        receiver = Receiver(self, callback, max, queue)
+        self._receivers.add(receiver)
+        return receiver
 
     def _patience(self, seconds: float | None) -> float | None:
         """Bound a wait for the descriptor: delayed frames are due without its becoming readable."""
@@ -370,17 +441,43 @@ class Nic:
             return seconds
         return self._tick_s if seconds is None else min(seconds, self._tick_s)
 
+    def _sleep(self, q: _Queue, seconds: float | None, down: bool) -> None:
+        """Wait until a queue has frames, perhaps, for so long at most."""
+        if down:
+            seconds = _DOWN_POLL_S if seconds is None else min(seconds, _DOWN_POLL_S)
+        self._waiter.wait(None if down else q.wait_fd, self._patience(seconds))
+
     def __iter__(self) -> Iterator[Frame]:
-        """Receive for ever, frame by frame, on queue 0; ends when the NIC is closed."""
-        while not self.closed:
+        """Receive for ever, frame by frame, on queue 0; ends when the NIC is closed.
+
+        Frames that are there when the iteration is left are received by the next call.
+        """
+        while True:
             try:
-                frames = self.recv()
+                q = self._queue(0)
+                down = self._harvest_ahead(q, 0)
             except ClosedError:
                 return
-            # Nothing here keeps a frame that the caller let go of.
-            frames.reverse()
-            while frames:
-                yield frames.pop()
+            # Nothing here keeps a frame that the caller let go of; another thread may iterate too.
+            with contextlib.suppress(IndexError):
+                while not self._closing:
+                    yield q.left.popleft()
+            self._sleep(q, None, down)
+
+    async def __aiter__(self) -> AsyncIterator[Frame]:
+        """Receive as iteration does, in an asyncio event loop; a cancelled wait loses no frame."""
+        while True:
+            try:
+                q = self._queue(0)
+                down = self._harvest_ahead(q, 0)
+            except ClosedError:
+                return
+            with contextlib.suppress(IndexError):
+                while not self._closing:
+                    yield q.left.popleft()
+            await self._sleepers.wait(
+                None if down else q.wait_fd, self._patience(_DOWN_POLL_S if down else None)
+            )
 
     def fileno(self, queue: int = 0) -> int:
         """Return a descriptor that is readable when frames wait (for select, asyncio)."""
@@ -401,11 +498,11 @@ class Nic:
         frames: list[Frame] = []
         free = self.arena._free_chain
         with q.lock:
+            while q.left and len(frames) < most:
+                frames.append(q.left.popleft())
             while len(frames) < most:
-                if self._nic is None or self._waiter.closing:
-                    raise ClosedError("receive from", self.tap.name, "the NIC was closed")
                 want = min(most - len(frames), _BURST)
-                got = lib.nic_rx_frames(self._nic, queue, q.frames, want)
+                got = self._rx(queue, q.frames, want)
                 if got < 0:
                     if frames:  # these first; the next call finds the same error
                         break
@@ -416,6 +513,41 @@ class Nic:
                 if got < want:
                     break
         return frames, False
+
+    def _harvest_ahead(self, q: _Queue, queue: int) -> bool:
+        """Take a burst for an iteration to go through; whether the interface is down."""
+        if q.left:
+            return False
+        frames, down = self._harvest(q, queue, _BURST)
+        q.left.extend(frames)
+        return down
+
+    def _harvest_into(self, q: _Queue, queue: int, frames: Any, most: int) -> tuple[int, bool]:
+        """Take what is there into a struct frame[]: how many, and whether the interface is down."""
+        with q.lock:
+            have = 0
+            while q.left and have < most:
+                q.left.popleft()._give(frames + have)
+                have += 1
+            while have < most:
+                want = min(most - have, _BURST)
+                got = self._rx(queue, frames + have, want)
+                if got < 0:
+                    if have:
+                        break
+                    if got == -errno.ENETDOWN:
+                        return 0, True
+                    raise self._queue_error(got, "receive from", queue)
+                have += got
+                if got < want:
+                    break
+        return have, False
+
+    def _rx(self, queue: int, frames: Any, want: int) -> int:
+        """Call C, with the queue's lock held."""
+        if self._nic is None or self._waiter.closing:
+            raise ClosedError("receive from", self.tap.name, "the NIC was closed")
+        return int(lib.nic_rx_frames(self._nic, queue, frames, want))
 
     # Transmit
 

@@ -501,6 +501,7 @@ struct frame_tx {
 };
 
 int nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max);
+void frames_free(struct frame *f, unsigned n);
 void frame_describe(struct mbuf *m, struct frame *out);
 unsigned frame_segs(const struct mbuf *m, struct frame_seg *out, unsigned max);
 void frame_copied(const struct mbuf *m, size_t bytes);

@@ -75,6 +75,15 @@ nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max)
     return got;
 }
 
+void
+frames_free(struct frame *f, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        m_freem(f[i].m);
+        f[i].m = NULL;
+    }
+}
+
 /* packet_of() - a chain of our own for a frame to send; NULL when out of mbufs or pages */
 static struct mbuf *
 packet_of(struct nic *n, const struct frame_tx *in)

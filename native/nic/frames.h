@@ -44,6 +44,9 @@ struct frame_tx {
 /* nic_rx_frames() - as nic_rx_burst(), with each frame described in @out. */
 int nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max);
 
+/* frames_free() - m_freem() for each of @n frames */
+void frames_free(struct frame *f, unsigned n);
+
 /* frame_describe() - what is to know of a chain; with a packet header, also what that says. */
 void frame_describe(struct mbuf *m, struct frame *out);
 
