@@ -401,7 +401,9 @@ class Namespace:
             )
             if "errno" in reply:
                 where = f" in {cwd}" if reply["stage"] == "chdir" else ""
-                raise CommandError("start", argv[0] + where, errno=reply["errno"])
+                raise CommandError(
+                    "start", argv[0] + where, remedy="check its name", errno=reply["errno"]
+                )
             process = Process(argv, fds[0], fds[1], ends, text)
             ends = []
             return process

@@ -373,6 +373,14 @@ class Stack:
             info = connection.info()
             if info.state in (TcpState.CLOSED, TcpState.SYN_SENT):
                 raise _tcp_error(info.error or errno.ECONNABORTED, "connect to", what)
+        except WaitTimeoutError:
+            connection.abort()
+            raise TcpTimeoutError(
+                "connect to",
+                what,
+                f"no answer for {timeout} s",
+                "check the address, the way back to ours, and that no firewall drops it",
+            ) from None
         except BaseException:
             connection.abort()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import socket
 import subprocess
@@ -46,7 +47,7 @@ def namespace_path(text: str) -> Path:
     else:
         path = Path("/run/netns") / text
     # Links in /proc may be there and not ours to follow; joining them tells.
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         raise NamespaceError(
             "join",
             f"network namespace {text}",

@@ -86,11 +86,9 @@ def open_payload(path: str | os.PathLike[str]) -> Payload:
         # A FIFO would block until somebody writes; it is refused below.
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as e:
-        remedies = {
-            errno.ENOENT: "check the name",
-            errno.EACCES: "you need permission to read it",
-        }
-        raise FileError("open", name, remedy=remedies.get(e.errno or 0), errno=e.errno) from e
+        remedies = {errno.EACCES: "you need permission to read it"}
+        remedy = remedies.get(e.errno or 0, "check the name")
+        raise FileError("open", name, remedy=remedy, errno=e.errno) from e
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -133,7 +131,8 @@ def make_payload(
     Raises:
         FileError: no room, or the folder cannot be written to.
     """
-    where = Path(folder) if folder is not None else Path(tempfile.gettempdir())
+    # Not another one, quietly, when that of TMPDIR is of no use.
+    where = Path(folder or os.environ.get("TMPDIR") or tempfile.gettempdir())
     what = f"{_human(size)} test file in"
     room = "free some space, name another folder in TMPDIR, or send a FILE of your own"
     try:

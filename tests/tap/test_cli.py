@@ -353,6 +353,18 @@ def test_no_room_for_the_file(tmp_path):
     fails(1, "No space left on device", "trial", "--size", "1000000T", env=env)
 
 
+def test_no_folder_for_the_file(tmp_path):
+    """What TMPDIR names is used, or complained of: never another one instead."""
+    env = os.environ | {"TMPDIR": str(tmp_path / "gone")}
+    fails(1, f"test file in {tmp_path / 'gone'}: No such", "trial", "--size", "1M", env=env)
+
+
+def test_nobody_answers(small):
+    # The kernel's side has no way back to such an address of ours.
+    to = ["send", small, "198.18.0.1:5001", "--address", "10.0.0.1/24", "--stall", "1"]
+    fails(1, "connect to 198.18.0.1:5001: no answer for 1.0 s; check the address, the way", *to)
+
+
 def test_json_that_cannot_be_written(small):
     fails(1, "write /nowhere/out: No such file", "trial", small, "--json", "/nowhere/out")
 

@@ -165,6 +165,17 @@ def test_a_file_that_may_not_be_read(run, harness_command):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"harness: {line}\n")
 
 
+def test_a_namespace_that_may_not_be_joined(run, nobody):
+    roots = ["--netns", str(os.getpid())]
+    done = run(
+        nobody, sys.executable, "-m", "harness.cli", "send", "/etc/passwd", "198.18.0.1:80", *roots
+    )
+    line = f"harness: join network namespace /proc/{os.getpid()}/ns/net: Permission denied; run as"
+    assert done.returncode == 1
+    assert done.stderr.startswith(line), done
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", [["trial"], ["send", "/etc/passwd", "198.18.0.1:5001"]])
 def test_the_command_without_a_tun_device(run, nobody, command):
     done = run(nobody, sys.executable, "-m", "harness.cli", *command, prepare="true")
