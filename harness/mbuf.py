@@ -120,6 +120,7 @@ class _Calls(threading.local):
 
     def __init__(self) -> None:
         self.raised: list[list[BaseException]] = []
+        self.deferred: list[list[Callable[[], object]]] = []
 
 
 _calls = _Calls()
@@ -131,8 +132,15 @@ def _ext_free(_buf: Any, args: Any) -> None:
     routine, storage, routine_args, exported = _attached.pop(int(ffi.cast("uintptr_t", args)))
     if exported is not None:
         ffi.release(exported)
+    if _calls.deferred:
+        _calls.deferred[-1].append(functools.partial(_run, routine, storage, routine_args))
+    else:
+        _run(routine, storage, routine_args)
+
+
+def _run(routine: FreeRoutine, storage: Any, args: Any) -> None:
     try:
-        routine(storage, routine_args)
+        routine(storage, args)
     except BaseException as e:
         e.add_note(f"raised by the external free routine {routine!r}")
         if not _calls.raised:
@@ -159,6 +167,24 @@ class _Call:
             raise raised[0]
         if raised:
             raise BaseExceptionGroup("several external free routines failed", raised)
+
+
+class Deferred(_Call):
+    """A call into C with a lock held: free routines run at its end, when the lock is not held."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        _calls.deferred.append([])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for run in _calls.deferred.pop():
+            run()
+        super().__exit__(kind, value, trace)
 
 
 # ---- chains ----

@@ -39,6 +39,7 @@ from harness.errors import (
 )
 from harness.faults import Faults, FaultStats, fault_stats
 from harness.frame import NO_OFFLOAD, Chain, Frame, Offload
+from harness.mbuf import Deferred, Mbuf
 from harness.receiver import Callback, Receiver
 from harness.tap import Tap
 
@@ -46,7 +47,7 @@ __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
 
 #: Anything with a contiguous buffer of bytes.
 Bytes: TypeAlias = bytes | bytearray | memoryview
-Sendable: TypeAlias = Bytes | Chain
+Sendable: TypeAlias = Bytes | Chain | Mbuf
 
 _BURST = 64  # frames that one call into C moves at most
 _FAULTS_TICK_S = 0.001  # how often to look whether a delayed frame is due
@@ -297,7 +298,8 @@ class Nic:
 
         Raises:
             FileError: a capture could not be written whole; the NIC is closed nevertheless.
-            BaseException: what ended the thread of on_frames(), unless that was raised before.
+            BaseException: what ended the thread of on_frames(), unless that was raised before, or
+                what a free routine raised; the NIC is closed nevertheless.
         """
         failed: BaseException | None = None
         if self._nic is not None:
@@ -314,21 +316,28 @@ class Nic:
             for q in self._queues:
                 q.lock.acquire()
             try:
-                if self._capture is not None:
-                    self._capture._stop(self._lost_before())
-                lib.nic_detach(self._nic)
-                self._nic = self._faults = None
-            finally:
-                for q in self._queues:
-                    q.left.clear()
-                    q.lock.release()
+                with Deferred():
+                    try:
+                        if self._capture is not None:
+                            self._capture._stop(self._lost_before())
+                        lib.nic_detach(self._nic)
+                        self._nic = self._faults = None
+                    finally:
+                        for q in self._queues:
+                            q.left.clear()
+                            q.lock.release()
+            except BaseException as e:
+                failed = failed or e
         if self._owns_arena and not self.arena.closed:
             self.arena._let_go()
         if self._capture is not None:
             capture, self._capture = self._capture, None
             capture.close()
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # its traceback has this frame: a circle
 
     def _lost_before(self) -> int:
         """Frames that were dropped on their way to us, before a capture could see them."""
@@ -497,21 +506,26 @@ class Nic:
         """Take what is there: frames, and whether the interface is down."""
         frames: list[Frame] = []
         free = self.arena._free_chain
-        with q.lock:
-            while q.left and len(frames) < most:
-                frames.append(q.left.popleft())
-            while len(frames) < most:
-                want = min(most - len(frames), _BURST)
-                got = self._rx(queue, q.frames, want)
-                if got < 0:
-                    if frames:  # these first; the next call finds the same error
+        try:
+            with Deferred(), q.lock:
+                while q.left and len(frames) < most:
+                    frames.append(q.left.popleft())
+                while len(frames) < most:
+                    want = min(most - len(frames), _BURST)
+                    got = self._rx(queue, q.frames, want)
+                    if got < 0:
+                        if frames:  # these first; the next call finds the same error
+                            break
+                        if got == -errno.ENETDOWN:
+                            return frames, True
+                        raise self._queue_error(got, "receive from", queue)
+                    frames += [Frame(q.frames[i], free, queue) for i in range(got)]
+                    if got < want:
                         break
-                    if got == -errno.ENETDOWN:
-                        return frames, True
-                    raise self._queue_error(got, "receive from", queue)
-                frames += [Frame(q.frames[i], free, queue) for i in range(got)]
-                if got < want:
-                    break
+        except BaseException:  # of a free routine: the frames are for the next call
+            q.left.extendleft(reversed(frames))
+            frames.clear()  # the traceback keeps the list
+            raise
         return frames, False
 
     def _harvest_ahead(self, q: _Queue, queue: int) -> bool:
@@ -524,23 +538,28 @@ class Nic:
 
     def _harvest_into(self, q: _Queue, queue: int, frames: Any, most: int) -> tuple[int, bool]:
         """Take what is there into a struct frame[]: how many, and whether the interface is down."""
-        with q.lock:
-            have = 0
-            while q.left and have < most:
-                q.left.popleft()._give(frames + have)
-                have += 1
-            while have < most:
-                want = min(most - have, _BURST)
-                got = self._rx(queue, frames + have, want)
-                if got < 0:
-                    if have:
+        have = 0
+        try:
+            with Deferred(), q.lock:
+                while q.left and have < most:
+                    q.left.popleft()._give(frames + have)
+                    have += 1
+                while have < most:
+                    want = min(most - have, _BURST)
+                    got = self._rx(queue, frames + have, want)
+                    if got < 0:
+                        if have:
+                            break
+                        if got == -errno.ENETDOWN:
+                            return 0, True
+                        raise self._queue_error(got, "receive from", queue)
+                    have += got
+                    if got < want:
                         break
-                    if got == -errno.ENETDOWN:
-                        return 0, True
-                    raise self._queue_error(got, "receive from", queue)
-                have += got
-                if got < want:
-                    break
+        except BaseException:  # as in _harvest()
+            free = self.arena._free_chain
+            q.left.extendleft(Frame(frames[i], free, queue) for i in reversed(range(have)))
+            raise
         return have, False
 
     def _rx(self, queue: int, frames: Any, want: int) -> int:
@@ -573,8 +592,10 @@ class Nic:
         """Send frames in order, in batches.
 
         Args:
-            frames: each a whole Ethernet frame without FCS. Bytes are copied into pages; a Frame or
-                Chain is sent from where it lies, and may be released as soon as this returns.
+            frames: each a whole Ethernet frame without FCS. Bytes are copied into pages; a Frame,
+                Chain or Mbuf with a packet header is sent from where it lies, and may be released
+                as soon as this returns: its storage is free, and its free routine called, when
+                that is done and the frame is out. Storage outside of the arena is copied.
             offload: what the other side shall do for each of them. None: nothing for bytes; what a
                 Frame came with for a Frame.
             timeout: seconds to wait for room on the ring; None: for ever.
@@ -593,6 +614,7 @@ class Nic:
             DeviceGoneError: the interface was removed. What is on the ring comes back with close().
             RingError: the other side broke the ring.
             FrameReleasedError: the frame was released.
+            BaseException: what the free routine of a frame that is out raised; all were sent.
             ClosedError: the NIC is closed.
         """
         q = self._queue(queue)
@@ -619,7 +641,7 @@ class Nic:
         pause = 0.0
         done = 0
         while True:
-            with q.lock:
+            with Deferred(), q.lock:
                 if self._nic is None or self._waiter.closing:
                     raise ClosedError("send on", self.tap.name, "the NIC was closed")
                 held = [_fill(q.tx[i], frame, offload) for i, frame in enumerate(batch[done:])]
@@ -634,7 +656,49 @@ class Nic:
                 raise self._ring_full(timeout)
             # The device takes all it is given unless it is down: nothing to wait for but time.
             pause = min(pause + 0.001, _DOWN_POLL_S)
-            time.sleep(pause)
+            self._waiter.wait(None, pause)
+
+    def wait_tx_room(
+        self,
+        frames: int = 1,
+        timeout: float | None = None,
+        *,
+        pieces: int = 1,
+        queue: int = 0,
+    ) -> bool:
+        """Wait until the transmit ring takes some frames at once; whether it does.
+
+        Args:
+            frames: so many.
+            timeout: seconds; None: for ever; 0: not at all.
+            pieces: that each lies in.
+            queue: transmit queue.
+
+        Raises:
+            ArgumentError: the ring never has room for that.
+            ClosedError: closed, also from another thread meanwhile.
+        """
+        q = self._queue(queue)
+        size = self.attached.tx_ring_size
+        if frames < 1 or pieces < 1 or frames * (pieces + 1) > size:
+            problem = f"{frames} frames of {pieces} pieces and a header each in {size} descriptors"
+            raise ArgumentError("wait for room on", self.tap.name, problem, "ask for fewer")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0
+        while True:
+            with Deferred(), q.lock:
+                if self._nic is None or self._waiter.closing:
+                    raise ClosedError("send on", self.tap.name, "the NIC was closed")
+                code = lib.nic_tx_flush(self._nic, queue)
+                if code in (-errno.EPROTO, -errno.ENODEV):
+                    raise self._queue_error(code, "send on", queue)
+                if lib.nic_tx_room(self._nic, queue, pieces) >= frames:
+                    return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            pause = min(pause + 0.001, _DOWN_POLL_S)
+            self._waiter.wait(None, pause if left is None else min(left, pause))
 
     def _is_down(self) -> bool:
         """Ask the kernel; an interface that cannot be asked after is not down but gone."""
@@ -650,7 +714,8 @@ class Nic:
         return RingFullError("send on", self.tap.name, why, remedy)
 
     def _send_error(self, code: int, frame: Sendable, queue: int) -> HarnessError:
-        size = len(frame) if isinstance(frame, Chain) else memoryview(frame).nbytes
+        chain = isinstance(frame, Chain | Mbuf)
+        size = len(frame) if chain else memoryview(frame).nbytes  # type: ignore[arg-type]
         what = f"frame of {size} bytes on {self.tap.name}"
         if code == -errno.EMSGSIZE:
             return FrameSizeError(
@@ -754,6 +819,15 @@ def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
         tx.len = len(frame)
         default = frame.offload if isinstance(frame, Frame) else NO_OFFLOAD
         (default if offload is None else offload)._put(tx)
+        return frame
+    if isinstance(frame, Mbuf):
+        tx.m = frame.handle
+        tx.data = ffi.NULL
+        tx.len = len(frame)
+        if frame.pkthdr_len != tx.len:
+            problem = f"pkthdr_len is {frame.pkthdr_len}"
+            raise FrameError("send", repr(frame), problem, "use m_gethdr(), and set pkthdr_len")
+        (NO_OFFLOAD if offload is None else offload)._put(tx)
         return frame
     held = ffi.from_buffer(frame)
     tx.m = ffi.NULL

@@ -73,7 +73,10 @@ class Receiver:
             return False
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: a circle
         return True
 
     def stop(self) -> None:

@@ -456,6 +456,8 @@ int nic_detach(struct nic *n);
 int nic_wait_fd(const struct nic *n, unsigned queue);
 int nic_queue_error(const struct nic *n, unsigned queue);
 const char *vq_error_name(int error);
+int nic_tx_flush(struct nic *n, unsigned queue);
+unsigned nic_tx_room(const struct nic *n, unsigned queue, unsigned segs);
 int nic_check(struct nic *n);
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
 struct vq_desc {
