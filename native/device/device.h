@@ -49,6 +49,8 @@ _Static_assert(sizeof(struct net_hdr) == 12, "virtio 1.x, 5.1.6");
 #define NET_FRAME_MAX (65535u + 18u)
 /* Pages that one can be spread over, with the header in front. */
 #define NET_FRAME_PAGES ((NET_FRAME_MAX + sizeof(struct net_hdr) + PAGE_SIZE - 1) / PAGE_SIZE + 1)
+/* Buffers: the pages, and one for the headers when they are split off. */
+#define NET_FRAME_BUFFERS (NET_FRAME_PAGES + 1)
 /* Segments that a transmit chain may have. */
 #define NET_TX_SEGS 64
 
@@ -63,6 +65,12 @@ struct device_attach {
     struct device_queue queue[NIC_MAX_QUEUES];
     uint32_t offloads;  /* OFFLOAD_*, wanted; the device clears what it cannot do */
     uint32_t frame_max; /* longest frame that is no super-frame, bytes; 0: NET_FRAME_MAX */
+    /*
+     * Bytes of each frame that go to a buffer of their own, before the pages; 0: none. Such buffers are
+     * posted among the pages, and are those of exactly that many bytes and a struct net_hdr's.
+     */
+    uint32_t header_split;
+    bool split_done; /* set by a device that does it */
 };
 
 struct device_queue_stats {

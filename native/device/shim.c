@@ -110,7 +110,7 @@ collect(struct shim_queue *q)
     f->buffer[0] = b;
     f->len[0] = len;
     f->n = 1;
-    while (f->n < want && f->n < NET_FRAME_PAGES) {
+    while (f->n < want && f->n < NET_FRAME_BUFFERS) {
         b = vq_driver_get(&q->inner_rx, &f->len[f->n]);
         if (b == NULL)
             break;
@@ -280,6 +280,7 @@ shim_attach(struct device *d, struct device_attach *at)
         return err;
     }
     at->offloads = inner.offloads;
+    at->split_done = inner.split_done;
     s->inner->ops->describe(s->inner, &info);
     s->async = info.async;
     for (unsigned i = 0; i < at->nqueues; i++)

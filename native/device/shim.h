@@ -26,8 +26,8 @@ struct shim_rx {
     struct shim_rx *next;
     uint64_t due; /* for a frame put aside: ns, CLOCK_MONOTONIC */
     unsigned n;
-    struct shim_buffer *buffer[NET_FRAME_PAGES];
-    uint32_t len[NET_FRAME_PAGES];
+    struct shim_buffer *buffer[NET_FRAME_BUFFERS];
+    uint32_t len[NET_FRAME_BUFFERS];
 };
 
 /* A transmit chain: net_hdr and frame. */

@@ -128,6 +128,23 @@ tap_error(struct tap_queue *q, int err)
 
 /* ---- attach and detach ---- */
 
+static int
+stack_init(struct tap_stack *s, uint32_t size)
+{
+    s->first = s->size = size;
+    s->iov = malloc(size * sizeof(*s->iov));
+    s->head = malloc(size * sizeof(*s->head));
+    return s->iov && s->head ? 0 : -ENOMEM;
+}
+
+static void
+stack_fini(struct tap_stack *s)
+{
+    free(s->iov);
+    free(s->head);
+    *s = (struct tap_stack){0};
+}
+
 int
 tap_detach(struct device *d)
 {
@@ -137,11 +154,8 @@ tap_detach(struct device *d)
     for (unsigned i = 0; i < t->nqueues; i++) {
         struct tap_queue *q = &t->q[i];
 
-        free(q->iov);
-        free(q->head);
-        q->iov = NULL;
-        q->head = NULL;
-        q->first = q->size = 0;
+        stack_fini(&q->page);
+        stack_fini(&q->header);
     }
     return 0;
 }
@@ -169,15 +183,15 @@ tap_attach(struct device *d, struct device_attach *at)
         q->need = sizeof(struct net_hdr) + frame + 1;
         vq_device_init(&q->rx, at->queue[i].rx);
         vq_device_init(&q->tx, at->queue[i].tx);
-        q->first = q->size = at->queue[i].rx->num;
-        q->iov = malloc(q->size * sizeof(*q->iov));
-        q->head = malloc(q->size * sizeof(*q->head));
-        if (q->iov == NULL || q->head == NULL) {
+        q->header_bytes = at->header_split ? sizeof(struct net_hdr) + at->header_split : 0;
+        if (stack_init(&q->page, at->queue[i].rx->num) < 0 ||
+            stack_init(&q->header, at->queue[i].rx->num) < 0) {
             tap_detach(d);
             return -ENOMEM;
         }
     }
     t->offloads = at->offloads;
+    at->split_done = true;
     return 0;
 }
 
@@ -211,28 +225,38 @@ tap_take_posted(struct tap_queue *q)
 
     /* A posted buffer is one writable segment: that is how our driver half posts. */
     while ((got = vq_device_get(&q->rx, &seg, 1, &c)) == 1) {
-        if (c.nout || c.in_len < sizeof(struct net_hdr) || q->first == 0) {
+        struct tap_stack *s =
+            q->header_bytes && c.in_len == q->header_bytes ? &q->header : &q->page;
+
+        if (c.nout || c.in_len < sizeof(struct net_hdr) || s->first == 0) {
             q->rx.error = VQ_ERR_ORDER;
             return -EPROTO;
         }
-        q->first--;
-        q->iov[q->first] = seg;
-        q->head[q->first] = c.head;
+        s->first--;
+        s->iov[s->first] = seg;
+        s->head[s->first] = c.head;
     }
     return got;
 }
 
 bool
-tap_read_room(struct tap_queue *q, uint32_t at, struct vq_seg *seg, struct tap_read *r)
+tap_read_room(struct tap_queue *q, uint32_t page, uint32_t header, struct vq_seg *seg,
+              struct tap_read *r)
 {
-    const struct vq_seg *b = &q->iov[at];
-    uint32_t have = q->size - at;
+    const struct vq_seg *b = &q->page.iov[page];
+    uint32_t have = q->page.size - page;
     unsigned nseg = 0;
     uint32_t n = 0;
     size_t room = 0;
 
-    for (; n < have && room < q->need; n++) {
-        if (nseg && (char *)seg[nseg - 1].addr + seg[nseg - 1].len == b[n].addr) {
+    if (q->header_bytes) {
+        if (header == q->header.size)
+            return false;
+        seg[nseg++] = q->header.iov[header];
+        room = q->header_bytes;
+    }
+    for (unsigned first = nseg; n < have && room < q->need; n++) {
+        if (nseg > first && (char *)seg[nseg - 1].addr + seg[nseg - 1].len == b[n].addr) {
             seg[nseg - 1].len += b[n].len;
         } else {
             if (nseg == TAP_READ_SEGS)
@@ -241,36 +265,48 @@ tap_read_room(struct tap_queue *q, uint32_t at, struct vq_seg *seg, struct tap_r
         }
         room += b[n].len;
     }
-    *r = (struct tap_read){at, n, nseg, room};
+    *r = (struct tap_read){page, n, header, nseg, room};
+    if (room >= q->need)
+        return true;
     /* Unless the ring has no more than these, or they are so small that no more can be offered. */
-    return room >= q->need || (n > 0 && (have == q->size || nseg == TAP_READ_SEGS));
+    return n > 0 && (have + q->header.size - header == q->page.size || nseg == TAP_READ_SEGS);
 }
 
-uint32_t
+struct tap_used
 tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res)
 {
-    struct net_hdr *h = q->iov[r->at].addr;
+    struct tap_used used = {0, 0};
     size_t left = (size_t)res;
-    uint32_t n = 0;
+    struct net_hdr *h;
 
     if (res < 0)
-        return 0;
+        return used;
     if ((size_t)res == r->room || (size_t)res < sizeof(*h)) {
         /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
         tap_count(&q->stats.rx_truncated, 1);
-        return 0;
+        return used;
     }
     tap_count(&q->stats.rx_frames, 1);
     tap_count(&q->stats.rx_bytes, left - sizeof(*h));
-    for (; left > 0; n++) {
-        size_t len = q->iov[r->at + n].len;
+    if (q->header_bytes) {
+        size_t part = left < q->header_bytes ? left : q->header_bytes;
+
+        h = q->header.iov[r->header].addr;
+        vq_device_put(&q->rx, q->header.head[r->header], (uint32_t)part);
+        left -= part;
+        used.headers = 1;
+    } else {
+        h = q->page.iov[r->page].addr;
+    }
+    for (; left > 0; used.pages++) {
+        size_t len = q->page.iov[r->page + used.pages].len;
         size_t part = left < len ? left : len;
 
-        vq_device_put(&q->rx, q->head[r->at + n], (uint32_t)part);
+        vq_device_put(&q->rx, q->page.head[r->page + used.pages], (uint32_t)part);
         left -= part;
     }
-    h->num_buffers = (uint16_t)n;
-    return n;
+    h->num_buffers = (uint16_t)(used.pages + used.headers);
+    return used;
 }
 
 int
@@ -285,7 +321,7 @@ tap_poll(struct device *d, unsigned queue, unsigned budget)
         struct vq_seg seg[TAP_READ_SEGS];
         struct tap_read r;
 
-        if (!tap_read_room(q, q->first, seg, &r)) {
+        if (!tap_read_room(q, q->page.first, q->header.first, seg, &r)) {
             tap_count(&q->stats.rx_no_buffer, 1);
             break;
         }
@@ -300,7 +336,10 @@ tap_poll(struct device *d, unsigned queue, unsigned budget)
             err = tap_error(q, errno);
             break;
         }
-        q->first += tap_read_done(q, &r, got);
+        struct tap_used used = tap_read_done(q, &r, got);
+
+        q->page.first += used.pages;
+        q->header.first += used.headers;
         bytes += (size_t)got;
         moved++;
     }

@@ -14,14 +14,19 @@
 
 #include "device/device.h"
 
-struct tap_queue {
-    struct vq_device rx, tx;
-    int fd;
-    /* Posted buffers taken from the ring and not used yet: [first, size), the newest first. */
+/* Posted buffers taken from the ring and not used yet: [first, size), the newest first. */
+struct tap_stack {
     struct vq_seg *iov;
     uint16_t *head;
     uint32_t first, size;
-    size_t need; /* bytes a read must offer so that the longest frame is not cut */
+};
+
+struct tap_queue {
+    struct vq_device rx, tx;
+    int fd;
+    struct tap_stack page, header;
+    size_t header_bytes; /* of a buffer for headers; 0: they are not split off */
+    size_t need;         /* bytes a read must offer so that the longest frame is not cut */
     struct device_queue_stats stats;
 };
 
@@ -65,31 +70,39 @@ int tap_setup(int fd, uint32_t *offloads);
  */
 #define TAP_POLL_BYTES (64u << 10)
 
-/* Posted buffers that one read is offered. */
+/* Posted buffers that one read is offered: where on the stacks, and how many. */
 struct tap_read {
-    uint32_t at, nbuffers; /* on the stack of posted ones */
+    uint32_t page, npages;
+    uint32_t header; /* one, when headers are split off */
     unsigned nseg;
     size_t room; /* bytes */
 };
 
 /*
- * tap_read_room() - room for the longest frame, of posted buffers from @at on
+ * tap_read_room() - room for the longest frame
+ * @page, @header: from where on the stacks
  * @seg: space for TAP_READ_SEGS; buffers that are neighbours are one segment: the kernel copies into one
  *       piece faster than into several
  *
  * Return: false when too few are posted: wait for more rather than cut a frame.
  */
-bool tap_read_room(struct tap_queue *q, uint32_t at, struct vq_seg *seg, struct tap_read *r);
+bool tap_read_room(struct tap_queue *q, uint32_t page, uint32_t header, struct vq_seg *seg,
+                   struct tap_read *r);
+
+/* Buffers that a frame took, from the first that its read was offered. */
+struct tap_used {
+    uint32_t pages, headers;
+};
 
 /*
- * tap_read_done() - what became of a read; the buffers used are given back, with the frame
+ * tap_read_done() - what became of a read: the buffers used are given back, with the frame
  * @res: as a completion has it: bytes or -errno
  *
- * Return: buffers used, from the first of @r on: they are off the stack, as far as the driver knows.
+ * The caller takes them off the stacks.
  */
-uint32_t tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res);
+struct tap_used tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res);
 
-/* tap_take_posted() - put what was posted on the stack; 0, or -EPROTO for a broken ring */
+/* tap_take_posted() - put what was posted on the stacks; 0, or -EPROTO for a broken ring */
 int tap_take_posted(struct tap_queue *q);
 
 /* What struct device_ops asks for, where all TAP devices do the same. */

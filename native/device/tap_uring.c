@@ -130,52 +130,61 @@ submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int op
 static unsigned
 offer(struct tap_queue *q, struct batch *b, unsigned want)
 {
-    uint32_t at = q->first;
+    uint32_t page = q->page.first;
+    uint32_t header = q->header.first;
 
     b->n = b->nseg = 0;
     while (b->n < want && b->nseg + TAP_READ_SEGS <= BATCH_SEGS) {
         struct tap_read *r = &b->read[b->n];
 
-        if (!tap_read_room(q, at, &b->seg[b->nseg], r))
+        if (!tap_read_room(q, page, header, &b->seg[b->nseg], r))
             break;
-        at += r->nbuffers;
+        page += r->npages;
+        header += q->header_bytes != 0;
         add(b, r->nseg);
     }
     return b->n;
 }
 
+static void
+move(struct tap_stack *s, uint32_t to, uint32_t from)
+{
+    s->iov[to] = s->iov[from];
+    s->head[to] = s->head[from];
+}
+
 /*
  * take() - frames of a batch of reads, in order; how many
  *
- * Buffers that were offered and not used stay on the stack, in their order.
+ * Buffers that were offered and not used stay on the stacks, in their order.
  */
 static unsigned
 take(struct tap_queue *q, struct batch *b, unsigned done, size_t *bytes)
 {
     const struct tap_read *last = &b->read[b->n - 1];
-    uint32_t used[BATCH];
+    uint32_t page = last->page + last->npages;
+    uint32_t header = last->header + (q->header_bytes != 0);
+    struct tap_used used[BATCH];
     unsigned moved = 0;
 
     for (unsigned i = 0; i < b->n; i++) {
-        used[i] = i < done ? tap_read_done(q, &b->read[i], b->res[i]) : 0;
+        used[i] = tap_read_done(q, &b->read[i], i < done ? b->res[i] : -EAGAIN);
         if (i < done && b->res[i] >= 0) {
             b->frame_bytes = (size_t)b->res[i];
             *bytes += b->frame_bytes;
             moved++;
         }
     }
-    uint32_t to = last->at + last->nbuffers;
-
     for (unsigned i = b->n; i > 0; i--) {
         const struct tap_read *r = &b->read[i - 1];
 
-        for (uint32_t k = r->nbuffers; k > used[i - 1]; k--) {
-            to--;
-            q->iov[to] = q->iov[r->at + k - 1];
-            q->head[to] = q->head[r->at + k - 1];
-        }
+        for (uint32_t k = r->npages; k > used[i - 1].pages; k--)
+            move(&q->page, --page, r->page + k - 1);
+        if (q->header_bytes && !used[i - 1].headers)
+            move(&q->header, --header, r->header);
     }
-    q->first = to;
+    q->page.first = page;
+    q->header.first = header;
     return moved;
 }
 

@@ -8,6 +8,7 @@
 
 #include "arena/guard.h"
 #include "nic/csum.h"
+#include "nic/headers.h"
 
 #define ETHER_HDR_LEN 14u
 #define ETHER_VLAN_LEN 4u
@@ -42,79 +43,126 @@ struct nic {
 
 /* ---- receive ---- */
 
-/* post() - put a page on the receive ring; the ring has room, for a page goes in for each that came out */
-static void
-post(struct nic *n, struct nic_queue *q, struct vm_page *pg)
+/*
+ * What is posted is a page, or with header split an mbuf whose inner bytes take the headers: it then
+ * becomes the packet's first mbuf as it is. The cookie on the ring says which.
+ */
+static bool
+is_page(const struct nic *n, const void *buf)
 {
-    struct vq_seg seg = {jumbo_kva(n->jumbo, pg), PAGE_SIZE};
+    return arena_owns_page(n->arena, buf);
+}
 
-    vm_page_turn(pg, VPS_POSTED, VPE_POST);
-    vq_driver_add(&q->rx, &seg, 0, 1, pg);
+/* buf_bytes() - where the device writes */
+static char *
+buf_bytes(const struct nic *n, void *buf)
+{
+    return is_page(n, buf) ? jumbo_kva(n->jumbo, buf) : ((struct mbuf *)buf)->m_pktdat;
+}
+
+/* post() - put a buffer on the receive ring; it has room, for one goes in for each that came out */
+static void
+post(struct nic *n, struct nic_queue *q, void *buf)
+{
+    struct vq_seg seg = {buf_bytes(n, buf), PAGE_SIZE};
+
+    if (is_page(n, buf))
+        vm_page_turn(buf, VPS_POSTED, VPE_POST);
+    else
+        seg.len = sizeof(struct net_hdr) + n->config.header_split;
+    vq_driver_add(&q->rx, &seg, 0, 1, buf);
     COUNT(q->stats.rx_posted, 1);
 }
 
 /*
- * post_run() - put pages on the receive ring so that the device, which fills the newest first, meets them
- * in ascending order: a read into neighbours is a read into one piece
+ * post_run() - put buffers on the receive ring so that the device, which fills the newest first, meets
+ * them in ascending order: a read into neighbours is a read into one piece
  */
 static void
-post_run(struct nic *n, struct nic_queue *q, struct vm_page **pg, uint32_t count)
+post_run(struct nic *n, struct nic_queue *q, void **buf, uint32_t count)
 {
-    if (pg[0]->slot < pg[count - 1]->slot) {
+    if (count && buf_bytes(n, buf[0]) < buf_bytes(n, buf[count - 1])) {
         for (uint32_t i = count; i > 0; i--)
-            post(n, q, pg[i - 1]);
+            post(n, q, buf[i - 1]);
     } else {
         for (uint32_t i = 0; i < count; i++)
-            post(n, q, pg[i]);
+            post(n, q, buf[i]);
     }
+}
+
+/* buf_get() - a buffer for the ring; NULL when the pool is dry */
+static void *
+buf_get(struct nic *n, bool page)
+{
+    return page ? (void *)jumbo_alloc(n->jumbo, RETURN_SITE()) : (void *)mb_gethdr(n->mbufs);
+}
+
+/* buf_put() - give back one that is on no ring */
+static void
+buf_put(struct nic *n, void *buf)
+{
+    if (is_page(n, buf))
+        jumbo_free(n->jumbo, jumbo_kva(n->jumbo, buf), RETURN_SITE());
+    else
+        m_free(buf);
+}
+
+/* buf_retire() - give back one that was on the ring */
+static void
+buf_retire(struct nic *n, void *buf)
+{
+    if (is_page(n, buf))
+        vm_page_turn(buf, VPS_ALLOC, VPE_RECYCLE);
+    buf_put(n, buf);
 }
 
 /* What one received frame is made of, while it is in the driver's hands. */
 struct rx_frame {
-    unsigned npages;
-    struct vm_page *page[NET_FRAME_PAGES];
-    uint32_t len[NET_FRAME_PAGES];
+    unsigned n;
+    void *buf[NET_FRAME_BUFFERS];
+    uint32_t len[NET_FRAME_BUFFERS];
 };
 
 /* harvest() - take one used frame off the ring; false when there is none or the ring is broken */
 static bool
 harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
 {
-    f->page[0] = vq_driver_get(&q->rx, &f->len[0]);
-    if (f->page[0] == NULL)
+    struct net_hdr h;
+
+    f->buf[0] = vq_driver_get(&q->rx, &f->len[0]);
+    if (f->buf[0] == NULL)
         return false;
-    const struct net_hdr *h = jumbo_kva(n->jumbo, f->page[0]);
-    unsigned want = f->len[0] < sizeof(*h) ? 1 : h->num_buffers;
+    memcpy(&h, buf_bytes(n, f->buf[0]), sizeof(h));
+    unsigned want = f->len[0] < sizeof(h) ? 1 : h.num_buffers;
 
-    f->npages = 1;
-    if (want == 0 || want > NET_FRAME_PAGES)
+    f->n = 1;
+    if (want == 0 || want > NET_FRAME_BUFFERS)
         q->rx.error = VQ_ERR_MERGE;
-    while (!q->rx.error && f->npages < want) {
-        struct vm_page *pg = vq_driver_get(&q->rx, &f->len[f->npages]);
+    while (!q->rx.error && f->n < want) {
+        void *buf = vq_driver_get(&q->rx, &f->len[f->n]);
 
-        if (pg == NULL) {
+        if (buf == NULL) {
             if (!q->rx.error)
                 q->rx.error = VQ_ERR_MERGE;
             break;
         }
-        f->page[f->npages++] = pg;
+        f->buf[f->n++] = buf;
     }
-    for (unsigned i = 0; i < f->npages; i++)
-        vm_page_event(f->page[i], VPE_RECEIVE);
-    COUNT(q->stats.rx_returned, f->npages);
+    COUNT(q->stats.rx_returned, f->n);
     COUNT(q->stats.rx_received, 1);
     return true;
 }
 
-/* recycle() - a dropped frame's pages are posted again: never a hole in the ring */
+/* recycle() - a dropped frame's buffers are posted again: never a hole in the ring */
 static void
 recycle(struct nic *n, struct nic_queue *q, struct rx_frame *f)
 {
-    for (unsigned i = 0; i < f->npages; i++) {
-        vm_page_event(f->page[i], VPE_RECYCLE);
-        post(n, q, f->page[i]);
+    for (unsigned i = 0; i < f->n; i++) {
+        if (is_page(n, f->buf[i]))
+            vm_page_event(f->buf[i], VPE_RECYCLE);
+        post(n, q, f->buf[i]);
     }
-    COUNT(q->stats.rx_recycled, f->npages);
+    COUNT(q->stats.rx_recycled, f->n);
 }
 
 /* hdr_to_pkthdr() - what the device says of sums and segments, in the packet header */
@@ -159,63 +207,109 @@ attach_page(struct nic *n, struct mbuf *m, struct vm_page *pg, uint32_t len, uin
     m->m_len = (int32_t)(len - skip);
 }
 
+/* count_split() - did the headers of a packet end where its pages begin? */
+static void
+count_split(struct nic_queue *q, const struct mbuf *m)
+{
+    struct headers h;
+
+    if (m->m_next == NULL)
+        return; /* all of it lies in one buffer: nothing was split */
+    headers_parse(m->m_data, (uint32_t)m->m_len, &h);
+    if (h.payload == (uint32_t)m->m_len)
+        COUNT(q->stats.rx_split_hit, 1);
+    else
+        COUNT(q->stats.rx_split_miss, 1);
+}
+
 /*
- * deliver() - turn a frame into a packet, its pages replaced on the ring
+ * deliver() - turn a frame into a packet, its buffers replaced on the ring
  *
- * Everything that can fail is taken first: successors for the pages, mbufs to carry them.
+ * Everything that can fail is taken first: successors for the buffers, mbufs to carry the pages.
  *
- * Return: the packet; NULL when the frame was dropped, counted, and its pages posted again.
+ * Return: the packet; NULL when the frame was dropped, counted, and its buffers posted again.
  */
 static struct mbuf *
 deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
 {
-    struct vm_page *successor[NET_FRAME_PAGES];
-    struct mbuf *top = NULL;
-    struct mbuf **tail = &top;
-    unsigned have = 0;
+    void *successor[NET_FRAME_BUFFERS];
+    struct mbuf *carrier[NET_FRAME_BUFFERS];
+    unsigned have = 0, carriers = 0, headers = 0;
     uint64_t len = 0;
 
-    for (unsigned i = 0; i < f->npages; i++)
+    for (unsigned i = 0; i < f->n; i++)
         len += f->len[i];
     if (len < sizeof(struct net_hdr) + ETHER_HDR_LEN || f->len[0] < sizeof(struct net_hdr)) {
         COUNT(q->stats.rx_drop_short, 1);
         recycle(n, q, f);
         return NULL;
     }
-    for (unsigned i = 0; i < f->npages; i++) {
-        *tail = i ? mb_get(n->mbufs) : mb_gethdr(n->mbufs);
-        if (*tail == NULL) {
+    for (; carriers < f->n; carriers++) {
+        if (!is_page(n, f->buf[carriers]))
+            carrier[carriers] = f->buf[carriers];
+        else
+            carrier[carriers] = carriers ? mb_get(n->mbufs) : mb_gethdr(n->mbufs);
+        if (carrier[carriers] == NULL) {
             COUNT(q->stats.rx_drop_no_mbuf, 1);
             goto drop;
         }
-        tail = &(*tail)->m_next;
     }
-    for (; have < f->npages; have++) {
-        successor[have] = jumbo_alloc(n->jumbo, RETURN_SITE());
+    for (; have < f->n; have++) {
+        bool page = is_page(n, f->buf[have]);
+
+        successor[have] = buf_get(n, page);
         if (successor[have] == NULL) {
-            COUNT(q->stats.rx_drop_no_page, 1);
+            if (page)
+                COUNT(q->stats.rx_drop_no_page, 1);
+            else
+                COUNT(q->stats.rx_drop_no_mbuf, 1);
             goto drop;
         }
     }
-    len -= sizeof(struct net_hdr);
-    hdr_to_pkthdr(jumbo_kva(n->jumbo, f->page[0]), &top->m_pkthdr);
+    struct mbuf *top = carrier[0];
+    struct net_hdr h;
+
+    memcpy(&h, buf_bytes(n, f->buf[0]), sizeof(h));
+    for (unsigned i = 0; i < f->n; i++) {
+        struct mbuf *m = carrier[i];
+        uint32_t skip = i ? 0 : sizeof(h);
+
+        if (is_page(n, f->buf[i])) {
+            attach_page(n, m, f->buf[i], f->len[i], skip);
+        } else {
+            m->m_data = m->m_pktdat + skip;
+            m->m_len = (int32_t)(f->len[i] - skip);
+            if (i) /* a device may use buffers in any order */
+                m->m_flags &= ~(uint32_t)M_PKTHDR;
+            headers++;
+        }
+        m->m_next = i + 1 < f->n ? carrier[i + 1] : NULL;
+    }
+    len -= sizeof(h);
+    hdr_to_pkthdr(&h, &top->m_pkthdr);
     top->m_pkthdr.len = (int32_t)len;
     top->m_pkthdr.queue = (uint16_t)queue;
     top->m_pkthdr.rcvif = n;
-    struct mbuf *m = top;
+    unsigned first = headers && !is_page(n, f->buf[0]);
 
-    for (unsigned i = 0; i < f->npages; i++, m = m->m_next)
-        attach_page(n, m, f->page[i], f->len[i], i ? 0 : sizeof(struct net_hdr));
-    post_run(n, q, successor, f->npages);
+    post_run(n, q, successor, first);
+    post_run(n, q, successor + first, f->n - first);
     COUNT(q->stats.rx_delivered, 1);
-    COUNT(q->stats.rx_pages_delivered, f->npages);
+    COUNT(q->stats.rx_pages_delivered, f->n - headers);
     COUNT(q->stats.rx_bytes, len);
+    if (n->config.header_split) {
+        COUNT(q->stats.rx_headers_delivered, headers);
+        count_split(q, top);
+    }
     return top;
 
 drop:
     while (have > 0)
-        jumbo_free(n->jumbo, jumbo_kva(n->jumbo, successor[--have]), RETURN_SITE());
-    m_freem(top);
+        buf_put(n, successor[--have]);
+    while (carriers > 0) {
+        if (is_page(n, f->buf[--carriers]))
+            m_free(carrier[carriers]);
+    }
     recycle(n, q, f);
     return NULL;
 }
@@ -235,10 +329,8 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     while (got < max && harvest(n, q, &f)) {
         if (q->rx.error) {
             /* Whatever came back of the broken frame goes where it can do no harm. */
-            for (unsigned i = 0; i < f.npages; i++) {
-                vm_page_turn(f.page[i], VPS_ALLOC, VPE_RECYCLE);
-                jumbo_free(n->jumbo, jumbo_kva(n->jumbo, f.page[i]), RETURN_SITE());
-            }
+            for (unsigned i = 0; i < f.n; i++)
+                buf_retire(n, f.buf[i]);
             break;
         }
         struct mbuf *m = deliver(n, queue, q, &f);
@@ -545,18 +637,16 @@ queue_init(struct nic *n, struct nic_queue *q)
 static void
 drain(struct nic *n, struct nic_queue *q)
 {
-    struct vm_page *pg;
     struct mbuf *m;
+    void *buf;
 
     reap(q);
     while ((m = vq_driver_reclaim(&q->tx)) != NULL) {
         m_freem(m);
         COUNT(q->stats.tx_stopped, 1);
     }
-    while ((pg = vq_driver_reclaim(&q->rx)) != NULL) {
-        vm_page_turn(pg, VPS_ALLOC, VPE_RECYCLE);
-        jumbo_free(n->jumbo, jumbo_kva(n->jumbo, pg), RETURN_SITE());
-    }
+    while ((buf = vq_driver_reclaim(&q->rx)) != NULL)
+        buf_retire(n, buf);
 }
 
 static void
@@ -573,24 +663,41 @@ destroy(struct nic *n)
     free(n);
 }
 
-/* fill() - the receive ring full of pages; -ENOMEM when the pool is too small */
+/* ring_headers() - of the buffers on a receive ring, how many are for headers */
+static uint32_t
+ring_headers(const struct nic *n)
+{
+    return n->config.header_split ? n->config.rx_ring_size / 4 : 0;
+}
+
+/* fill() - the receive ring full of buffers; -ENOMEM when a pool is too small */
 static int
 fill(struct nic *n, struct nic_queue *q)
 {
     uint32_t want = n->config.rx_ring_size;
-    struct vm_page **pg = malloc(want * sizeof(struct vm_page *));
+    uint32_t headers = ring_headers(n);
+    void **buf = malloc(want * sizeof(void *));
     uint32_t have = 0;
 
-    while (pg && have < want && (pg[have] = jumbo_alloc(n->jumbo, RETURN_SITE())) != NULL)
+    while (buf && have < want && (buf[have] = buf_get(n, have >= headers)) != NULL)
         have++;
     if (have == want) {
-        post_run(n, q, pg, want);
+        post_run(n, q, buf, headers);
+        post_run(n, q, buf + headers, want - headers);
         vq_driver_publish(&q->rx);
     }
     while (have > 0 && have < want)
-        jumbo_free(n->jumbo, jumbo_kva(n->jumbo, pg[--have]), RETURN_SITE());
-    free(pg);
+        buf_put(n, buf[--have]);
+    free(buf);
     return have ? 0 : -ENOMEM;
+}
+
+/* config_split_ok() - a packet header, the device's and those of the packet fit into an mbuf */
+static bool
+config_split_ok(const struct nic_config *c)
+{
+    return c->header_split == 0 || (c->header_split >= ETHER_HDR_LEN &&
+                                    c->header_split <= NIC_SPLIT_MAX && c->rx_ring_size >= 4);
 }
 
 int
@@ -601,7 +708,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     int err = -EINVAL;
 
     if (config->nqueues >= 1 && config->nqueues <= NIC_MAX_QUEUES && config->mtu >= NIC_MTU_MIN &&
-        config->mtu <= NIC_MTU_MAX) {
+        config->mtu <= NIC_MTU_MAX && config_split_ok(config)) {
         n = calloc(1, sizeof(*n) + config->nqueues * sizeof(n->q[0]));
         err = n ? 0 : -ENOMEM;
     }
@@ -620,6 +727,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
         .nqueues = config->nqueues,
         .offloads = config->offloads,
         .frame_max = config->mtu + ETHER_HDR_LEN + ETHER_VLAN_LEN,
+        .header_split = config->header_split,
     };
 
     for (unsigned i = 0; i < config->nqueues && !err; i++) {
@@ -631,6 +739,8 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     if (!err) {
         n->attached = true;
         n->offloads = at.offloads;
+        if (config->header_split && !at.split_done)
+            err = -EOPNOTSUPP;
     }
     struct device_info info;
 
@@ -695,24 +805,35 @@ nic_check(struct nic *n)
     for (unsigned i = 0; i < n->config.nqueues; i++) {
         struct nic_queue *q = &n->q[i];
         unsigned posted = 0;
+        unsigned headers = 0;
         unsigned chains = 0;
         unsigned descs = 0;
 
         for (uint32_t k = 0; k < q->rx.num; k++) {
-            const struct vm_page *pg = q->rx.slot[k].cookie;
+            const void *buf = q->rx.slot[k].cookie;
 
             if (q->rx.slot[k].ndesc == 0)
                 continue;
-            if (vm_page_state(pg) != VPS_POSTED ||
-                jumbo_page_at(n->jumbo, jumbo_kva(n->jumbo, pg)) != pg)
-                return -EINVAL;
+            if (is_page(n, buf)) {
+                const struct vm_page *pg = buf;
+
+                if (vm_page_state(pg) != VPS_POSTED ||
+                    jumbo_page_at(n->jumbo, jumbo_kva(n->jumbo, pg)) != pg)
+                    return -EINVAL;
+            } else {
+                const struct mbuf *m = buf;
+
+                if (m->m_flags != M_PKTHDR || m->m_next)
+                    return -EINVAL;
+                headers++;
+            }
             posted++;
         }
         for (uint32_t k = 0; k < q->tx.num; k++) {
             chains += q->tx.slot[k].ndesc != 0;
             descs += q->tx.slot[k].ndesc;
         }
-        if (!q->rx.error && posted != n->config.rx_ring_size)
+        if (!q->rx.error && (posted != n->config.rx_ring_size || headers != ring_headers(n)))
             return -EINVAL;
         if (chains != vq_driver_outstanding(&q->tx) || descs + q->tx.num_free != q->tx.num)
             return -EINVAL;

@@ -5,10 +5,10 @@
  *
  * A queue pair belongs to one thread: nothing here locks.
  *
- * Pages of one receive ring, at every moment:
+ * Buffers of one receive ring, at every moment:
  *     posted (with the device) + in return (used, not harvested) + in the driver's hands = ring size,
- * because a frame is passed up only when every page of it has a successor at hand; otherwise the
- * frame is dropped, counted, and its own pages are posted again.
+ * because a frame is passed up only when every buffer of it has a successor at hand; otherwise the
+ * frame is dropped, counted, and its own buffers are posted again.
  */
 #ifndef NIC_HARNESS_NIC_H
 #define NIC_HARNESS_NIC_H
@@ -22,6 +22,8 @@
 
 #define NIC_MTU_MIN 68
 #define NIC_MTU_MAX 65535
+/* Bytes of headers that fit into an mbuf, behind the device's. */
+#define NIC_SPLIT_MAX ((uint32_t)MHLEN - (uint32_t)sizeof(struct net_hdr))
 
 struct nic_config {
     unsigned nqueues;      /* 1 to NIC_MAX_QUEUES */
@@ -30,16 +32,25 @@ struct nic_config {
     uint32_t mtu;      /* bytes, NIC_MTU_MIN to NIC_MTU_MAX */
     uint32_t offloads; /* OFFLOAD_*, wanted */
     uint8_t mac[6];    /* ours: the card's end of the wire */
+    /*
+     * Header split: the first bytes of a frame, so many (14 to NIC_SPLIT_MAX), come in an mbuf's own
+     * bytes, and what follows starts on a page; 0: frames start on a page. A quarter of the receive ring
+     * is for headers then.
+     */
+    uint32_t header_split;
 };
 
 /* Everything a queue counted since it was attached. */
 struct nic_queue_stats {
-    uint64_t rx_posted;    /* pages posted */
-    uint64_t rx_returned;  /* pages that came back used */
+    uint64_t rx_posted;    /* buffers posted: pages, and with header split mbufs */
+    uint64_t rx_returned;  /* buffers that came back used */
     uint64_t rx_received;  /* frames harvested = delivered + dropped */
     uint64_t rx_delivered; /* frames passed up */
     uint64_t rx_pages_delivered;
-    uint64_t rx_recycled;     /* pages of dropped frames, posted again */
+    uint64_t rx_headers_delivered; /* mbufs with headers that were split off */
+    uint64_t rx_split_hit;         /* frames whose headers were as long as header_split */
+    uint64_t rx_split_miss;   /* frames whose headers were not: payload does not start on a page */
+    uint64_t rx_recycled;     /* buffers of dropped frames, posted again */
     uint64_t rx_bytes;        /* of frames delivered */
     uint64_t rx_drop_no_page; /* no successor page: the pool was dry */
     uint64_t rx_drop_no_mbuf;
@@ -54,7 +65,7 @@ struct nic_queue_stats {
     uint64_t tx_csum_soft;   /* frames summed in software */
     uint64_t tx_fault;       /* frames not summed because a file page was gone */
     uint64_t tx_stopped;     /* frames given back unsent by nic_detach() */
-    uint64_t rx_outstanding; /* pages of the receive ring now: constant while attached */
+    uint64_t rx_outstanding; /* buffers of the receive ring now: constant while attached */
     uint64_t tx_outstanding; /* chains of the transmit ring now */
 };
 
@@ -68,8 +79,8 @@ struct nic;
  * @config: see struct nic_config
  * @out: the NIC
  *
- * Return: 0; -EINVAL for sizes out of range; -ENOMEM when the pool cannot fill the rings (nothing is
- * left behind); what the device's attach says.
+ * Return: 0; -EINVAL for sizes out of range; -ENOMEM when the pool cannot fill the rings; -EOPNOTSUPP when
+ * the device cannot split headers off; what the device's attach says. Nothing is left behind then.
  */
 int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
                const struct nic_config *config, struct nic **out);

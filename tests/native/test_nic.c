@@ -24,6 +24,8 @@ static struct played {
     struct device dev;
     struct vq_device rx, tx;
     uint32_t offloads; /* what it can do */
+    uint32_t split;    /* bytes of headers, when the driver asked for that */
+    bool no_split;
     unsigned n;
     struct sent sent[64];
 } played;
@@ -38,6 +40,8 @@ played_attach(struct device *d, struct device_attach *at)
     vq_device_init(&played.rx, at->queue[0].rx);
     vq_device_init(&played.tx, at->queue[0].tx);
     at->offloads &= played.offloads;
+    played.split = at->header_split;
+    at->split_done = !played.no_split;
     return 0;
 }
 
@@ -108,21 +112,28 @@ played_destroy(struct device *d)
 static const struct device_ops played_ops = {played_attach, played_kick,     played_poll,
                                              played_detach, played_describe, played_destroy};
 
-static void
-set_up(uint32_t mtu, uint32_t offloads)
+static int
+try_set_up(uint32_t mtu, uint32_t offloads, uint32_t split)
 {
     const struct machine_config mc = {.pages = 2048};
     const struct nic_config nc = {.nqueues = 1,
                                   .rx_ring_size = RING,
                                   .tx_ring_size = RING,
                                   .mtu = mtu,
-                                  .offloads = OFFLOAD_ALL};
+                                  .offloads = OFFLOAD_ALL,
+                                  .header_split = split};
 
     played.dev.ops = &played_ops;
     played.offloads = offloads;
     played.n = 0;
     CHECK_EQ(machine_create(&mc, &machine), 0);
-    CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, &played.dev, &nc, &nic), 0);
+    return nic_attach(machine->jumbo, machine->mbufs, &played.dev, &nc, &nic);
+}
+
+static void
+set_up(uint32_t mtu, uint32_t offloads, uint32_t split)
+{
+    CHECK_EQ(try_set_up(mtu, offloads, split), 0);
 }
 
 static void
@@ -181,7 +192,7 @@ test_lead(void)
     static uint8_t f[9000], have[9000];
     struct mbuf *m;
 
-    set_up(9000, 0);
+    set_up(9000, 0, 0);
     fill(f, sizeof(f));
     send_now(packet(f, 60));
     expect(f, 60, 1);
@@ -226,9 +237,146 @@ test_lead(void)
     tear_down();
 }
 
+/* take_buffer() - the next posted buffer for headers, or the next page */
+static struct vq_seg
+take_buffer(bool headers, uint16_t *head)
+{
+    static struct {
+        struct vq_seg seg;
+        uint16_t head;
+    } aside[2][RING];
+    static unsigned n[2];
+    struct vq_chain c;
+    struct vq_seg seg;
+
+    if (played.rx.avail_idx == 0)
+        n[0] = n[1] = 0;
+    while (n[headers] == 0) {
+        CHECK_EQ(vq_device_get(&played.rx, &seg, 1, &c), 1);
+        unsigned kind = seg.len == sizeof(struct net_hdr) + played.split;
+
+        CHECK(kind || (seg.len == PAGE_SIZE && (uintptr_t)seg.addr % PAGE_SIZE == 0));
+        aside[kind][n[kind]].seg = seg;
+        aside[kind][n[kind]++].head = c.head;
+    }
+    n[headers]--;
+    *head = aside[headers][n[headers]].head;
+    return aside[headers][n[headers]].seg;
+}
+
+/* arrive() - a frame comes: its header first when it is split off, then in pages */
+static void
+arrive(const uint8_t *f, size_t len)
+{
+    struct net_hdr *h = NULL;
+    bool headers = played.split != 0;
+    size_t skip = sizeof(*h);
+    uint16_t head;
+
+    for (size_t at = 0; h == NULL || at < len; headers = false, skip = 0) {
+        struct vq_seg seg = take_buffer(headers, &head);
+        size_t part = len - at < seg.len - skip ? len - at : seg.len - skip;
+
+        if (h == NULL) {
+            h = seg.addr;
+            memset(h, 0, sizeof(*h));
+        }
+        memcpy((char *)seg.addr + skip, f + at, part);
+        vq_device_put(&played.rx, head, (uint32_t)(part + skip));
+        h->num_buffers++;
+        at += part;
+    }
+}
+
+/* A frame's headers, put together by hand, and where their end is. */
+struct sample {
+    const char *what;
+    uint8_t bytes[120];
+    uint32_t payload; /* 0: there is no transport header */
+};
+
+static const struct sample samples[] = {
+    {"IPv4, TCP", {[12] = 0x08, [14] = 0x45, [23] = 6, [46] = 0x50}, 54},
+    {"IPv4, TCP with 12 bytes of options", {[12] = 0x08, [14] = 0x45, [23] = 6, [46] = 0x80}, 66},
+    {"IPv4 with 4 bytes of options, UDP", {[12] = 0x08, [14] = 0x46, [23] = 17}, 46},
+    {"IPv4, UDP", {[12] = 0x08, [14] = 0x45, [23] = 17}, 42},
+    {"IPv4, ICMP", {[12] = 0x08, [14] = 0x45, [23] = 1}, 0},
+    {"IPv4, first fragment", {[12] = 0x08, [14] = 0x45, [20] = 0x20, [23] = 17}, 0},
+    {"IPv4, a later fragment", {[12] = 0x08, [14] = 0x45, [21] = 8, [23] = 17}, 0},
+    {"VLAN, IPv4, TCP", {[12] = 0x81, [16] = 0x08, [18] = 0x45, [27] = 6, [50] = 0x50}, 58},
+    {"QinQ, IPv6, UDP",
+     {[12] = 0x88, [13] = 0xa8, [16] = 0x81, [20] = 0x86, [21] = 0xdd, [22] = 0x60, [28] = 17},
+     70},
+    {"IPv6, TCP", {[12] = 0x86, [13] = 0xdd, [14] = 0x60, [20] = 6, [66] = 0x50}, 74},
+    {"IPv6, destination options of 16 bytes, TCP",
+     {[12] = 0x86, [13] = 0xdd, [14] = 0x60, [20] = 60, [54] = 6, [55] = 1, [82] = 0x50},
+     90},
+    {"IPv6, fragment", {[12] = 0x86, [13] = 0xdd, [14] = 0x60, [20] = 44, [54] = 17}, 0},
+    {"ARP", {[12] = 0x08, [13] = 0x06}, 0},
+    {"IPv4 that says version 6", {[12] = 0x08, [14] = 0x65, [23] = 6, [46] = 0x50}, 0},
+    {"IPv4, TCP header of 16 bytes", {[12] = 0x08, [14] = 0x45, [23] = 6, [46] = 0x40}, 0},
+};
+#define SAMPLES (sizeof(samples) / sizeof(samples[0]))
+
+/* The first bytes come in an mbuf's own, the others start on a page; hits are where the headers end there. */
+static void
+test_split(void)
+{
+    static uint8_t f[9000], have[9000];
+    const size_t sizes[] = {60, 200, 1514, 4096 + 54, 9000};
+    struct nic_queue_stats st;
+    struct mbuf *m;
+
+    CHECK_EQ(try_set_up(1500, 0, 13), -EINVAL);
+    CHECK_EQ(machine_destroy(machine), 0);
+    CHECK_EQ(try_set_up(1500, 0, NIC_SPLIT_MAX + 1), -EINVAL);
+    CHECK_EQ(machine_destroy(machine), 0);
+    played.no_split = true;
+    CHECK_EQ(try_set_up(1500, 0, 54), -EOPNOTSUPP);
+    CHECK_EQ(machine_idle(machine), 0);
+    CHECK_EQ(machine_destroy(machine), 0);
+    played.no_split = false;
+    for (uint32_t split = 14; split <= NIC_SPLIT_MAX; split += 4) {
+        uint64_t hits = 0, misses = 0;
+
+        set_up(9000, 0, split);
+        for (size_t i = 0; i < SAMPLES; i++) {
+            for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+                size_t len = sizes[k];
+
+                fill(f, len);
+                memcpy(f, samples[i].bytes, len < 120 ? len : 120);
+                arrive(f, len);
+                CHECK_EQ(nic_rx_burst(nic, 0, &m, 1), 1);
+                CHECK_EQ(mb_check(m), 0);
+                CHECK_EQ(m->m_pkthdr.len, len);
+                CHECK(!(m->m_flags & M_EXT));
+                CHECK_EQ(m->m_len, len < split ? len : split);
+                for (const struct mbuf *p = m->m_next; p; p = p->m_next)
+                    CHECK_EQ((uintptr_t)p->m_data % PAGE_SIZE, 0);
+                CHECK_EQ(m_copydata(m, 0, (int)len, (caddr_t)have), 0);
+                CHECK(memcmp(f, have, len) == 0);
+                hits += len > split && samples[i].payload == split;
+                misses += len > split && samples[i].payload != split;
+                m_freem(m);
+                CHECK_EQ(nic_check(nic), 0);
+            }
+        }
+        nic_get_stats(nic, 0, &st);
+        CHECK_EQ(st.rx_delivered, SAMPLES * 5);
+        CHECK_EQ(st.rx_split_hit, hits);
+        CHECK_EQ(st.rx_split_miss, misses);
+        CHECK_EQ(st.rx_headers_delivered, SAMPLES * 5);
+        CHECK_EQ(st.rx_returned, st.rx_pages_delivered + st.rx_headers_delivered);
+        CHECK_EQ(st.rx_outstanding, RING);
+        tear_down();
+    }
+}
+
 int
 main(void)
 {
     test_lead();
+    test_split();
     return 0;
 }

@@ -49,7 +49,8 @@
 #define PATIENCE_NS INT64_C(60000000000)
 
 static int (*create)(const int *fds, unsigned nqueues, struct device **out);
-static bool async; /* vhost_net: frames go out some time after the flush */
+static bool async;     /* vhost_net: frames go out some time after the flush */
+static uint32_t split; /* header split of the NICs to come */
 
 static struct {
     int fd;     /* the TAP queue */
@@ -163,7 +164,8 @@ set_up_machine(uint32_t mtu, uint32_t offloads, const struct machine_config *mc)
                                   .rx_ring_size = RING,
                                   .tx_ring_size = 2 * RING,
                                   .mtu = mtu,
-                                  .offloads = offloads};
+                                  .offloads = offloads,
+                                  .header_split = split};
     struct device *d;
 
     make_tap(mtu);
@@ -269,6 +271,10 @@ receive(uint32_t first, unsigned n, const uint32_t *len, unsigned burst)
 
             CHECK_EQ(m_length(m[i], NULL), total);
             CHECK_EQ(m_copydata(m[i], 0, (int)total, (caddr_t)have), 0);
+            if (split) {
+                CHECK_EQ(m[i]->m_len, total < split ? total : split);
+                CHECK(!m[i]->m_next || (uintptr_t)m[i]->m_next->m_data % PAGE_SIZE == 0);
+            }
             m_freem(m[i]);
             if (have[12] != OUR_TYPE >> 8 || have[13] != (OUR_TYPE & 0xff))
                 continue; /* the kernel's own */
@@ -927,6 +933,11 @@ main(int argc, char **argv)
         random_state = i + 1;
         test_both_ways(sizes[i], 0, false);
         test_both_ways(sizes[i], OFFLOAD_ALL, i == 1);
+        if (!async) {
+            split = 66;
+            test_both_ways(sizes[i], OFFLOAD_ALL, i == 2);
+            split = 0;
+        }
     }
     test_deleted();
     if (async) {
