@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from harness._native import ffi, lib
-from harness.errors import FrameError, FrameReleasedError
+from harness.errors import BusyError, FrameError, FrameReleasedError
 
 __all__ = ["Chain", "Frame", "Gso", "Offload"]
 
@@ -93,16 +95,31 @@ class Chain:
     good after release(), and the page goes back to its pool when the last one is gone.
     """
 
-    __slots__ = ("__weakref__", "_data", "_data_len", "_len", "_m", "_nsegs", "_views")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_data_len",
+        "_free",
+        "_len",
+        "_m",
+        "_nsegs",
+        "_slices",
+        "_views",
+    )
 
     def __init__(self, d: Any, free: Any) -> None:
         """Take a described packet over; `free` is what frees its chain."""
-        self._m: Any = ffi.gc(d.m, free)
+        self._free = free
+        self._hold(d)
+
+    def _hold(self, d: Any) -> None:
+        self._m: Any = ffi.gc(d.m, self._free)
         self._data = d.data
         self._data_len: int = d.data_len
         self._len: int = d.len
         self._nsegs: int = d.nsegs
         self._views: tuple[memoryview, ...] | None = None
+        self._slices: weakref.ref[Any] | None = None
 
     def __len__(self) -> int:
         return self._len
@@ -132,6 +149,29 @@ class Chain:
             raise FrameReleasedError(operation, repr(self), "it was released")
         return self._m
 
+    @contextlib.contextmanager
+    def _lent(self, operation: str) -> Iterator[Any]:
+        """Lend the chain to C, which may take from its front: a `struct mbuf **`.
+
+        Raises:
+            BusyError: a slice of its views is in use.
+        """
+        m = self._chain(operation)
+        self._drop_views()
+        if self._slices is not None and self._slices() is not None:
+            raise BusyError(operation, repr(self), "slices of its views are in use", "drop them")
+        chain = ffi.new("struct mbuf **", m)
+        self._m = self._data = None
+        ffi.gc(m, None)
+        try:
+            yield chain
+        finally:
+            self._len = 0
+            if chain[0] != ffi.NULL:
+                d = ffi.new("struct frame *")
+                lib.frame_describe(chain[0], d)
+                self._hold(d)
+
     @property
     def segments(self) -> tuple[memoryview, ...]:
         """The bytes, in order, one view for each buffer; none for an empty chain.
@@ -143,6 +183,7 @@ class Chain:
         if self._views is None:
             # Whatever has a view, or a slice of one, has the chain.
             keep = functools.partial(_keep, m)
+            self._slices = weakref.ref(keep)
             if self._nsegs <= 1:
                 parts = [(self._data, self._data_len)] * self._nsegs
             else:
@@ -193,6 +234,11 @@ class Chain:
         Its views cannot be used any more. Slices that were taken of them can; their pages go back
         with the last one.
         """
+        self._drop_views()
+        self._m = None
+        self._data = None
+
+    def _drop_views(self) -> None:
         if self._views is not None:
             for view in self._views:
                 try:
@@ -200,8 +246,6 @@ class Chain:
                 except BufferError:  # somebody has a view of this very view, such as numpy
                     continue
             self._views = None
-        self._m = None
-        self._data = None
 
 
 class Frame(Chain):

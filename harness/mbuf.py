@@ -18,6 +18,7 @@ with its handle, or C freed it on a thread of its own), it goes to sys.unraisabl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import threading
@@ -199,12 +200,15 @@ class Mbuf(Owned):
     __slots__ = ("__weakref__", "_m", "_machine", "_views")
 
     def __init__(self, m: Any, machine: Any) -> None:
-        # Freed by C when it is let go of: no call would raise what its routines raise.
-        free = functools.partial(lib.m_freem)
-        free.__dict__["keeps"] = machine
-        self._m: Any = ffi.gc(m, free)
         self._machine = machine
         self._views = Views()
+        self._hold(m)
+
+    def _hold(self, m: Any) -> None:
+        # Freed by C when it is let go of: no call would raise what its routines raise.
+        free = functools.partial(lib.m_freem)
+        free.__dict__["keeps"] = self._machine
+        self._m: Any = ffi.gc(m, free)
 
     def __repr__(self) -> str:
         if self._m is None:
@@ -253,6 +257,17 @@ class Mbuf(Owned):
         self._m = None
         ffi.gc(m, None)
         return ffi.cast("struct mbuf *", m)
+
+    @contextlib.contextmanager
+    def _lent(self, operation: str) -> Iterator[Any]:
+        """Lend the chain to C, which may take from its front: a `struct mbuf **`."""
+        chain = ffi.new("struct mbuf **", self._take(operation))
+        try:
+            with _Call():
+                yield chain
+        finally:
+            if chain[0] != ffi.NULL:
+                self._hold(chain[0])
 
     @property
     def m_len(self) -> int:

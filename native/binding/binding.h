@@ -12,6 +12,7 @@
 #include "device/pcapng.h"
 #include "inet/inet.h"
 #include "kva/quick.h"
+#include "mbuf/flip.h"
 #include "nic/frames.h"
 #include "nic/nic.h"
 #include "sendfile/sendfile.h"

@@ -510,6 +510,30 @@ void frame_copied(const struct mbuf *m, size_t bytes);
 int nic_tx_frames(struct nic *n, unsigned queue, const struct frame_tx *in, unsigned count,
                   unsigned *taken);
 
+/* mbuf/flip.h */
+
+struct flip_stats {
+    uint64_t pages_flipped;
+    uint64_t bytes_flipped;
+    uint64_t bytes_copied;
+    uint64_t unaligned;
+    uint64_t shared;
+    uint64_t not_jumbo;
+    uint64_t peeked;
+    uint64_t no_mapping;
+    ...;
+};
+struct user_area {
+    uint8_t *base;
+    size_t npages;
+    struct vm_page **page;
+    struct flip_stats stats;
+    ...;
+};
+int user_area_create(struct arena *a, size_t npages, struct user_area **out);
+void user_area_destroy(struct user_area *u);
+ssize_t recv_flip(struct mbuf **chain, struct user_area *u, size_t off, size_t len, int flags);
+
 /* inet/ */
 
 #define TCPS_CLOSED ...

@@ -15,6 +15,8 @@ import pytest
 
 from harness import Arena, Nic, Stack, Tap
 from harness._native import ffi, lib
+from harness.errors import BusyError
+from harness.flip import UserArea, recv_flip
 from harness.mbuf import m_extadd, m_freem, m_get, mtod
 from harness.sf_buf import VmObject, sf_buf_alloc
 from harness.vm_page import PAGE_SIZE, page_info
@@ -93,6 +95,41 @@ def test_a_received_page_is_the_one_that_was_on_the_ring(wire, frame_of):
         assert len(frame.segments) == 3
         assert w.nic.arena.bytes_copied == 0
         del cache, view, page
+
+
+def test_a_page_that_was_received_becomes_the_users(wire, frame_of):
+    w = wire(mtu=65520)
+    posted = {address: frame_number(address) for address in on_the_ring(w.nic, tx=False)}
+    w.kernel.send(frame_of(40_000))
+    (frame,) = w.nic.recv(timeout=5)
+    with UserArea(16, arena=w.nic.arena) as area:
+        addresses = [address_of(view) // PAGE_SIZE * PAGE_SIZE for view in frame.segments]
+        slice_of_it = frame.segments[1][:1]
+        with pytest.raises(BusyError, match="slices"):
+            recv_flip(frame, area)
+        del slice_of_it
+        at = area.offset_for(frame)
+        assert recv_flip(frame, area, at) == 40_000
+        assert frame.released
+        assert len(addresses) == 10
+        assert bytes(area.view(at, 40_000)) == frame_of(40_000)
+        # All but the first and the last, which the data do not fill.
+        for i in range(1, 9):
+            view = area.view(i * PAGE_SIZE, PAGE_SIZE)
+            assert view[0] is not None  # touch
+            assert frame_number(address_of(view)) == posted[addresses[i]]
+        del view
+        s = area.stats()
+        assert (s.pages_flipped, s.bytes_copied) == (8, 40_000 - 8 * PAGE_SIZE)
+        assert w.nic.arena.bytes_copied == s.bytes_copied
+        # A part of a frame stays a frame.
+        w.kernel.send(frame_of(100))
+        (frame,) = w.nic.recv(timeout=5)
+        with frame:
+            assert recv_flip(frame, area, 0, 60) == 60
+            assert len(frame) == 40
+            assert bytes(frame) == frame_of(100)[60:]
+    w.nic.check()
 
 
 def test_what_the_transmit_ring_points_at_is_the_page_cache(tmp_path):
