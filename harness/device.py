@@ -168,6 +168,11 @@ def _explain_vhost(code: int) -> tuple[str, str] | None:
         return f"there is no {_VHOST}", "load it: modprobe vhost_net"
     if code in (-errno.EACCES, -errno.EPERM):
         return f"{_VHOST} may not be opened", f"be root, or {_group_of(_VHOST)}"
+    if code == -errno.ENOSPC:
+        return (
+            "the receive ring has no room for a frame of 64 KiB, and vhost-net would wait for it",
+            "use ring_size=32 or more",
+        )
     if code == -errno.EOPNOTSUPP:
         return (
             f"this kernel's vhost-net lacks what our rings are made of: {_missing_features()}",

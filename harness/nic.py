@@ -700,6 +700,36 @@ class Nic:
             pause = min(pause + 0.001, _DOWN_POLL_S)
             self._waiter.wait(None, pause if left is None else min(left, pause))
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the device has taken everything that was sent, and its buffers are free.
+
+        With tap_rw and tap_uring that is so when send() returns, unless the interface is down;
+        vhost_net works on its own.
+
+        Args:
+            timeout: seconds; None: for ever.
+
+        Raises:
+            RingFullError: frames were still on a ring when the time was over.
+            RingError, DeviceGoneError: they will stay there.
+            ClosedError: the NIC is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0
+        for queue in range(self.attached.queues):
+            q = self._queue(queue)
+            while True:
+                with q.lock:
+                    code = lib.nic_tx_flush(self.handle, queue)
+                if code < 0 and code not in (-errno.ENETDOWN, -errno.EFAULT):
+                    raise self._queue_error(code, "send on", queue)
+                if self.stats(queue).tx_outstanding == 0:
+                    break
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise self._ring_full(timeout)
+                pause = min(pause + 0.001, _DOWN_POLL_S)
+                time.sleep(pause)
+
     def _is_down(self) -> bool:
         """Ask the kernel; an interface that cannot be asked after is not down but gone."""
         try:

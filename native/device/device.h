@@ -145,7 +145,8 @@ int tap_uring_create(const int *fds, unsigned nqueues, struct device **out);
  * @fds, @nqueues, @out: as tap_rw_create()
  *
  * Attaching it fails with -ENOENT without /dev/vhost-net, -EACCES or -EPERM when it may not be opened, and
- * -EOPNOTSUPP when it lacks a feature that our rings are made of.
+ * -EOPNOTSUPP when it lacks a feature that our rings are made of; with -ENOSPC when a receive ring has fewer
+ * than NET_FRAME_PAGES entries.
  *
  * Return: as tap_rw_create().
  */

@@ -273,6 +273,11 @@ vhost_attach(struct device *d, struct device_attach *at)
 
     if (at->nqueues != n->tap.nqueues)
         return -EINVAL;
+    /* A frame that does not fit all buffers together: the worker would wait for more, for ever. */
+    for (unsigned i = 0; i < at->nqueues; i++) {
+        if (at->queue[i].rx->num < NET_FRAME_PAGES)
+            return -ENOSPC;
+    }
     n->attached = true;
     for (unsigned i = 0; i < at->nqueues && !err; i++) {
         err = tap_setup(n->tap.q[i].fd, &at->offloads);

@@ -40,6 +40,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Name of the device that "auto" is in this test, also in processes it starts."""
     param = getattr(request, "param", None)
     named = request.config.getoption("--device")
+    polled = request.node.get_closest_marker("polled")
+    if polled and (param or named) == "vhost_net":
+        pytest.skip(f"vhost_net works on its own: {polled.args[0]}")
     if param == "tap_uring" and not named and no_io_uring():
         pytest.skip(f"io_uring may not be used here: {no_io_uring()}")
     monkeypatch.setenv("NIC_HARNESS_DEVICE", param or named or "")
