@@ -72,7 +72,7 @@ class Wire:
         self.tap = tap
         self.nic = nic
         self.kernel = stack.enter_context(tap.packet_socket())
-        self.kernel.settimeout(5)
+        self.kernel.settimeout(60)
 
     def kernel_recv(self) -> bytes:
         """Next frame that reached the kernel from the NIC."""

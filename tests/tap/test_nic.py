@@ -63,7 +63,7 @@ def test_received_byte_for_byte(wire, frame_of, size, offloads):
     w = wire(mtu=mtu_for(size), offloads=offloads)
     sent = frame_of(size)
     w.kernel.send(sent)
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert len(frame) == size
         assert b"".join(frame.segments) == sent
@@ -96,7 +96,7 @@ def test_a_received_frame_is_sent_from_where_it_lies(wire, frame_of, size):
     w = wire(mtu=mtu_for(size))
     sent = frame_of(size)
     w.kernel.send(sent)
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         w.nic.send(frame)
     assert w.kernel_recv() == sent
@@ -111,7 +111,7 @@ def test_order_is_kept_over_many_rings(wire, frame_of):
         for i in range(start, start + 100):
             w.kernel.send(frame_of(60) + i.to_bytes(4, "big"))
         while len(got) < start + 100:
-            for frame in w.nic.recv(7, timeout=5):
+            for frame in w.nic.recv(7, timeout=60):
                 with frame:
                     got.append(int.from_bytes(frame.data[-4:], "big"))
     assert got == list(range(many))
@@ -124,7 +124,7 @@ def test_a_slice_outlives_frame_nic_and_arena(frame_of):
     sent = frame_of(1000)
     with Tap() as tap, Nic(tap) as nic, tap.packet_socket() as kernel:
         kernel.send(sent)
-        (frame,) = nic.recv(timeout=5)
+        (frame,) = nic.recv(timeout=60)
         kept = frame.data[100:200]
         view = frame.data
         frame.release()
@@ -150,7 +150,7 @@ def test_an_arena_with_a_slice_out_refuses_to_close_and_names_it(frame_of):
             with pytest.raises(ArenaBusyError, match="256 pages"):
                 arena.close()
             kernel.send(frame_of(60))
-            (frame,) = nic.recv(timeout=5)
+            (frame,) = nic.recv(timeout=60)
         kept = frame.data[:10]
         del frame
         with pytest.raises(ArenaBusyError, match=r"close arena: 1 page, 1 mbuf in use; .*release"):
@@ -168,13 +168,13 @@ def test_an_arena_with_a_slice_out_refuses_to_close_and_names_it(frame_of):
 def test_scattered_frames_have_no_single_view(wire, frame_of):
     w = wire(mtu=9000)
     w.kernel.send(frame_of(9014))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert len(frame.segments) == 3
         with pytest.raises(FrameError, match=r"use \.segments"):
             _ = frame.data
     w.kernel.send(frame_of(4000))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert frame.data == frame_of(4000)
 
@@ -182,7 +182,7 @@ def test_scattered_frames_have_no_single_view(wire, frame_of):
 def test_views_are_of_the_page_itself(wire, frame_of):
     w = wire()
     w.kernel.send(frame_of(100))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         frame.data[:6], frame.data[6:12] = bytes(frame.data[6:12]), bytes(frame.data[:6])
         w.nic.send(frame)
@@ -209,7 +209,7 @@ def test_the_pool_runs_dry_and_recovers(wire, frame_of):
     for frame in held:
         frame.release()
     w.kernel.send(frame_of(60) + b"again")
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert bytes(frame.data[-5:]) == b"again"
     add_up(w.nic)
@@ -221,7 +221,7 @@ def test_a_frame_larger_than_the_pool_has_left(wire, frame_of):
     assert harvest(w.nic, 1) == []
     assert add_up(w.nic).rx_drop_no_page == 1
     w.kernel.send(frame_of(9014))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert b"".join(frame) == frame_of(9014)
 
@@ -231,7 +231,7 @@ def test_a_frame_larger_than_the_ring_is_dropped(wire, frame_of):
     w = wire(mtu=65520, ring_size=8)
     w.kernel.send(frame_of(65534))
     w.kernel.send(frame_of(60))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert len(frame) == 60
     assert w.nic.device_stats().rx_truncated == 1
@@ -246,7 +246,7 @@ def test_full_tap_queue_shows_in_the_kernels_statistics(frame_of):
             except OSError:  # ENOBUFS: the packet socket hears of it
                 continue
         assert tap.tx_dropped >= 30
-        frames = nic.recv(timeout=5)
+        frames = nic.recv(timeout=60)
         assert len(frames) + tap.tx_dropped == 50
 
 
@@ -291,8 +291,8 @@ def test_close_wakes_a_receiver(wire):
         time.sleep(0.1)
         w.nic.close()
         with pytest.raises(ClosedError, match="was closed"):
-            waiting.result(5)
-        assert iterating.result(5) == []
+            waiting.result(60)
+        assert iterating.result(60) == []
     w.nic.close()
     for use in (w.nic.recv, w.nic.stats, w.nic.check, w.nic.fileno):
         with pytest.raises(ClosedError):
@@ -313,7 +313,7 @@ def test_receive_and_send_from_two_threads(wire, frame_of):
 
     def receive():
         while len(seen) < many:
-            for frame in w.nic.recv(timeout=5):
+            for frame in w.nic.recv(timeout=60):
                 with frame:
                     seen.append(int.from_bytes(frame.data[-4:], "big"))
 
@@ -324,7 +324,7 @@ def test_receive_and_send_from_two_threads(wire, frame_of):
                 time.sleep(0.001)
             w.nic.send(frame_of(60) + i.to_bytes(4, "big"))
         for task in tasks:
-            task.result(30)
+            task.result(60)
     assert seen == list(range(many))
     add_up(w.nic)
 
@@ -378,14 +378,14 @@ def test_interface_down_and_up_again(wire, frame_of):
     s = add_up(w.nic)
     assert s.tx_outstanding == 0
     w.kernel.send(frame_of(70))
-    (frame,) = w.nic.recv(timeout=5)
+    (frame,) = w.nic.recv(timeout=60)
     with frame:
         assert len(frame) == 70
 
 
 def test_many_queues(frame_of):
     with Tap(queues=3) as tap, Nic(tap, ring_size=32) as nic, tap.packet_socket() as kernel:
-        kernel.settimeout(5)
+        kernel.settimeout(60)
         for queue in range(3):
             nic.send(frame_of(60 + queue), queue=queue)
             assert len(kernel.recv(1 << 16)) == 60 + queue
@@ -443,7 +443,7 @@ def test_kernel_tcp_frames_say_what_is_left_to_do(wire):
             client.setblocking(False)
             client.connect_ex(("198.18.0.2", 80))
             while True:
-                frames = w.nic.recv(timeout=5)
+                frames = w.nic.recv(timeout=60)
                 if len(frames[0]) >= 54 and frames[0].data[23] == socket.IPPROTO_TCP:
                     break
         o = frames[0].offload
@@ -473,7 +473,7 @@ def test_strict_arena(frame_of):
         with tap.packet_socket() as kernel:
             for size in (60, 9014):
                 kernel.send(frame_of(size))
-                (frame,) = nic.recv(timeout=5)
+                (frame,) = nic.recv(timeout=60)
                 with frame:
                     assert b"".join(frame) == frame_of(size)
                     nic.send(frame)
@@ -485,7 +485,7 @@ def test_a_frame_may_be_released_by_any_thread(wire, frame_of):
     for _ in range(20):
         for _ in range(16):
             w.kernel.send(frame_of(60))
-        frames = w.nic.recv(timeout=5)
+        frames = w.nic.recv(timeout=60)
         assert len(frames) == 16
         thread = threading.Thread(target=lambda f=frames: [x.release() for x in f])
         thread.start()

@@ -17,20 +17,6 @@ import pytest
 VMRUN = str(Path(__file__).parents[2] / "tools" / "vmrun")
 
 
-def why_not() -> str:
-    """Say why no machine can be run here, and what would enable it; empty when one can."""
-    check = subprocess.run([VMRUN, "--check"], capture_output=True, text=True)
-    return (
-        f"{check.stderr.strip()} (or, for all of it, tools/vmrun --setup)"
-        if check.returncode
-        else ""
-    )
-
-
-WHY_NOT = why_not()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-
-
 def vmrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [VMRUN, *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
