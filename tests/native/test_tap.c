@@ -42,6 +42,7 @@
 #include "check.h"
 #include "device/device.h"
 #include "nic/nic.h"
+#include "tapnet.h"
 
 #define OUR_TYPE 0x88b5 /* IEEE 802, local experimental */
 #define RING 256u
@@ -62,44 +63,9 @@ static struct {
 } net;
 
 static void
-write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY);
-
-    if (fd >= 0) {
-        (void)!write(fd, text, strlen(text));
-        close(fd);
-    }
-}
-
-/* enter_namespace() - a network of our own, as root or by a user namespace */
-static void
-enter_namespace(void)
-{
-    unsigned uid = getuid(), gid = getgid();
-    char map[64];
-
-    if (unshare(CLONE_NEWNET) != 0) {
-        if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
-            SKIP("no network namespace: %s", strerror(errno));
-        write_file("/proc/self/setgroups", "deny");
-        snprintf(map, sizeof(map), "0 %u 1", uid);
-        write_file("/proc/self/uid_map", map);
-        snprintf(map, sizeof(map), "0 %u 1", gid);
-        write_file("/proc/self/gid_map", map);
-    }
-    write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-}
-
-static void
 set_link(bool up)
 {
-    struct ifreq ifr = {.ifr_flags = up ? IFF_UP | IFF_RUNNING : 0};
-    int s = socket(AF_INET, SOCK_DGRAM, 0);
-
-    strcpy(ifr.ifr_name, "tap0");
-    CHECK_EQ(ioctl(s, SIOCSIFFLAGS, &ifr), 0);
-    close(s);
+    tapnet_set_link("tap0", up);
 }
 
 static void
@@ -128,32 +94,10 @@ delete_link(void)
 static void
 make_tap(uint32_t mtu)
 {
-    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    int s = socket(AF_INET, SOCK_DGRAM, 0);
-    int big = 16 << 20;
-
-    net.fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
-    if (net.fd < 0)
-        SKIP("/dev/net/tun: %s", strerror(errno));
-    strcpy(ifr.ifr_name, "tap0");
-    CHECK_EQ(ioctl(net.fd, TUNSETIFF, &ifr), 0);
-    ifr.ifr_mtu = (int)mtu;
-    CHECK_EQ(ioctl(s, SIOCSIFMTU, &ifr), 0);
-    ifr.ifr_qlen = 2048;
-    CHECK_EQ(ioctl(s, SIOCSIFTXQLEN, &ifr), 0);
-    close(s);
-    set_link(true);
+    tapnet_open("tap0", mtu, 1, &net.fd);
     net.index = (int)if_nametoindex("tap0");
     net.mtu = mtu;
-
-    struct sockaddr_ll at = {
-        .sll_family = AF_PACKET, .sll_protocol = htons(OUR_TYPE), .sll_ifindex = net.index};
-
-    net.packet = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
-    CHECK(net.packet >= 0);
-    setsockopt(net.packet, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big));
-    setsockopt(net.packet, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
-    CHECK_EQ(bind(net.packet, (struct sockaddr *)&at, sizeof(at)), 0);
+    net.packet = tapnet_socket("tap0", OUR_TYPE);
 }
 
 /* set_up_machine() - a machine with a NIC on a TAP */
@@ -926,7 +870,7 @@ main(int argc, char **argv)
                                                  : tap_rw_create;
     if (async && access("/dev/vhost-net", R_OK | W_OK) < 0)
         SKIP("/dev/vhost-net: %s (tools/vmrun has one)", strerror(errno));
-    enter_namespace();
+    tapnet_enter();
     test_bad_arguments();
     test_forbidden();
     for (unsigned i = 0; i < 3; i++) {
