@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.cli.capture import capture
 from harness.cli.doctor import doctor
 from harness.cli.failure import FAILED, INTERRUPTED, USAGE, Terminated, complain, on_sigterm
 from harness.cli.inspect import inspect
 from harness.cli.listen import listen
 from harness.cli.options import Debug
+from harness.cli.replay import replay
 from harness.cli.send import send
 from harness.cli.trial import trial
 
@@ -28,6 +30,9 @@ app = typer.Typer(
 app.command()(trial)
 app.command()(send)
 app.command()(listen)
+# The options behind COMMAND are its own.
+app.command(context_settings={"allow_interspersed_args": False})(capture)
+app.command()(replay)
 app.command()(inspect)
 app.command()(doctor)
 

@@ -80,6 +80,46 @@ CapturePath = Annotated[
     ),
 ]
 
+Netns = Annotated[
+    str | None,
+    typer.Option(
+        "--netns",
+        metavar="NAME|PID|PATH",
+        help="Put the wire into a network namespace that is there, where the receiver runs.",
+        show_default=False,
+    ),
+]
+
+TapName = Annotated[
+    str | None,
+    typer.Option(
+        "--tap",
+        metavar="NAME",
+        help="Use a TAP that is there, made for you by ip tuntap and bridged or routed.",
+        show_default=False,
+    ),
+]
+
+OurAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="ADDR/LEN",
+        callback=lambda text: checked(interface)(text),
+        help="Of our side.",
+    ),
+]
+
+KernelAddress = Annotated[
+    str,
+    typer.Option(
+        "--kernel",
+        metavar="ADDR/LEN",
+        callback=lambda text: checked(interface)(text),
+        help="Of the kernel's side of the wire it makes.",
+    ),
+]
+
 Stall = Annotated[
     float,
     typer.Option(

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from harness.errors import FileError
+from harness.nic import Nic
 from harness.trial.results import Attached, Report, Run
 
 #: Seconds between two pictures of the bar: drawing it costs about a millisecond of the sender's.
@@ -140,6 +141,13 @@ def attached_line(attached: Attached) -> str:
     parts.append("user namespaces" if attached.rootless else "root")
     line = "attached: " + ", ".join(parts)
     return f"{line}\nno faster one: {attached.why_not}" if attached.why_not else line
+
+
+def nic_lines(nic: Nic) -> str:
+    """Say what is attached, and why it is no faster device, if that is so."""
+    line = f"attached: {nic}"
+    why_not = nic.attached.why_not
+    return f"{line}\nno faster one: {why_not}" if why_not else line
 
 
 def runs_table(report: Report) -> Table:

@@ -17,13 +17,16 @@ from harness.cli.options import (
     Device,
     FaultSpec,
     JsonPath,
+    KernelAddress,
     Mtu,
+    Netns,
+    OurAddress,
     Stall,
+    TapName,
     address,
     checked,
     endpoint,
     faults,
-    interface,
 )
 from harness.cli.output import Bar, attached_line, check_json, console_for, runs_table, write_json
 from harness.cli.wire import Command, make_tap, resolve
@@ -61,39 +64,10 @@ def send(
             show_default=False,
         ),
     ] = None,
-    netns: Annotated[
-        str | None,
-        typer.Option(
-            "--netns",
-            metavar="NAME|PID|PATH",
-            help="Put the wire into a network namespace that is there, where the receiver runs.",
-            show_default=False,
-        ),
-    ] = None,
-    tap: Annotated[
-        str | None,
-        typer.Option(
-            "--tap",
-            metavar="NAME",
-            help="Use a TAP that is there, made for you by ip tuntap and bridged or routed.",
-            show_default=False,
-        ),
-    ] = None,
-    ours: Annotated[
-        str,
-        typer.Option(
-            "--address", metavar="ADDR/LEN", callback=checked(interface), help="Of our side."
-        ),
-    ] = "198.18.0.2/24",
-    kernel: Annotated[
-        str,
-        typer.Option(
-            "--kernel",
-            metavar="ADDR/LEN",
-            callback=checked(interface),
-            help="Of the kernel's side of the wire it makes.",
-        ),
-    ] = "198.18.0.1/24",
+    netns: Netns = None,
+    tap: TapName = None,
+    ours: OurAddress = "198.18.0.2/24",
+    kernel: KernelAddress = "198.18.0.1/24",
     gateway: Annotated[
         str | None,
         typer.Option(

@@ -413,3 +413,54 @@ def test_trial_under_faults(small):
     assert "attached: faults(" in done.stdout
     fails(2, "there is no fault 'explode'", "trial", small, "--faults", "explode=1")
     fails(1, "No such file", "send", small, "198.18.0.1:5001", "-w", "/no/such/folder")
+
+
+def test_capture_with_a_command_then_replay(tmp_path, device):
+    out = tmp_path / "out.pcapng"
+    program = "import socket; s = socket.socket(type=socket.SOCK_DGRAM)\n"
+    program += "for i in range(5): s.sendto(bytes([i]) * 100, ('198.18.0.2', 9))"
+    done = run("capture", "-w", out, "--json", "-", sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["exit_code"] == 0
+    assert found["device"] == f"capture({device})"
+    assert found["kept"] == found["received"] + found["sent"]
+    with RawPcapNgReader(str(out)) as reader:
+        frames = [data for data, _ in reader]
+    assert len(frames) == found["kept"]
+    assert [f[42] for f in frames if len(f) == 142 and f[23] == socket.IPPROTO_UDP] == list(
+        range(5)
+    )
+
+    again = tmp_path / "again.pcapng"
+    options = ["--fast", "--loop", 3, "-w", again, "--json", "-"]
+    done = run("replay", out, *options)
+    assert done.returncode == 0, done.stderr
+    sent = json.loads(done.stdout)
+    assert (sent["frames"], sent["skipped"]) == (3 * len(frames), 0)
+    with RawPcapNgReader(str(again)) as reader:
+        outbound = [data for data, _ in reader]
+    assert [f for f in outbound if f in set(frames)] == frames * 3
+
+
+def test_capture_for_a_time_and_what_it_refuses(tmp_path):
+    out = tmp_path / "out.pcapng"
+    done = run("capture", "-w", out, "--seconds", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert "0 not kept" in done.stdout
+    fails(1, "No such file", "capture", "-w", tmp_path / "no" / "folder", "--seconds", 1)
+    fails(1, "start no-such-program", "capture", "-w", out, "no-such-program")
+    fails(2, "--at 'home'", "capture", "-w", out, "--at", "home", "--seconds", 0)
+    fails(1, "it is no pcap", "replay", HARNESS[0])
+    fails(2, "exclude each other", "replay", out, "--fast", "--rate", 5)
+
+
+def test_capture_ended_by_ctrl_c_is_complete(interrupt, tmp_path):
+    out = tmp_path / "out.pcapng"
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [*HARNESS, "capture", "-w", str(out)]
+    done = interrupt(command, signal.SIGINT, until=b"attached: ", env=env)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    with RawPcapNgReader(str(out)) as reader:
+        list(reader)
+    assert out.read_bytes()[-4:] != b""
