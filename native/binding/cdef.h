@@ -459,7 +459,6 @@ const char *vq_error_name(int error);
 int nic_tx_flush(struct nic *n, unsigned queue);
 unsigned nic_tx_room(const struct nic *n, unsigned queue, unsigned segs);
 int nic_check(struct nic *n);
-int nic_tx_flush(struct nic *n, unsigned queue);
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
 struct vq_desc {
     uint64_t addr;
