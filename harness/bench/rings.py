@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.bench import dpdk
 from harness.bench.marks import (
     Mark,
     Series,
@@ -136,6 +137,16 @@ def _python(rounds: int) -> Series:
     return series
 
 
+def _dpdk(rounds: int) -> Series:
+    """Measure testpmd over its own TAP; nothing where it is not installed."""
+    if not dpdk.available():
+        return {}
+    return {
+        ("rx_64", "dpdk"): [dpdk.receive() for _ in range(rounds)],
+        ("tx_64", "dpdk"): [dpdk.transmit() for _ in range(rounds)],
+    }
+
+
 def marks(series: Series) -> tuple[Mark, ...]:
     """Return the figures that have a mark.
 
@@ -181,6 +192,11 @@ def marks(series: Series) -> tuple[Mark, ...]:
     found.append(
         most("receive, pool of 1 k to 1 M pages: dearest over cheapest", _spread(pools), "x", 1.1)
     )
+    if ("rx_64", "dpdk") in median:
+        for name, title, limit in (("rx_64", "receive", 3), ("tx_64", "transmit", 1.5)):
+            ours, device = fastest(name, _OURS)
+            title = f"{title} 64 B: {device} over DPDK's net_tap"
+            found.append(least(title, median[name, "dpdk"] / ours, limit))
     views = median["python", "views"]
     found.append(least("Python, 64 B as views over C", fastest("rx_64", _OURS)[0] / views, 0.7))
     found.append(least("  over a loop of os.read", median["python", "os.read"] / views, 1))
@@ -201,15 +217,18 @@ def command(
     """Measure receiving and transmitting against bare loops of system calls and of io_uring.
 
     Frames are queued on the kernel's side of a TAP first and then taken out, and all figures are of
-    the measuring thread's own time, user and kernel: other programs count little.
+    the measuring thread's own time, user and kernel: other programs count little. DPDK's testpmd,
+    where it is installed, is timed from outside, by the kernel's counters.
     """
     check_json(json_path)
     console = console_for(json_path)
-    series = measure(limits() / "ring_ops", str(rounds)) | _python(rounds)
+    series = measure(limits() / "ring_ops", str(rounds)) | _python(rounds) | _dpdk(rounds)
     result = Result(
         series={f"{name} {variant}": figures(values) for (name, variant), values in series.items()},
         marks=marks(series),
     )
     console.print(series_table("nanoseconds for one frame", series))
     console.print(marks_table(result.marks))
+    if not dpdk.available():
+        console.print(f"no comparison with DPDK: apt-get install {dpdk.PACKAGE} brings testpmd")
     write_json(json_path, result.to_json())

@@ -109,8 +109,8 @@ static struct device *
 create(const char *name, int fd)
 {
     struct device *d = NULL;
-    int err = strcmp(name, "tap_uring") == 0 ? tap_uring_create(&fd, 1, &d)
-                                             : tap_rw_create(&fd, 1, &d);
+    int err =
+        strcmp(name, "tap_uring") == 0 ? tap_uring_create(&fd, 1, &d) : tap_rw_create(&fd, 1, &d);
 
     if (err == -EPERM || err == -ENOSYS)
         SKIP("no io_uring here: %s", strerror(-err));
@@ -122,9 +122,8 @@ int
 main(int argc, char **argv)
 {
     uint64_t total = argc > 2 ? strtoull(argv[2], NULL, 10) : 200000;
-    struct faults_config fc = {.seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 1,
-                               .delay_ns = 200000,
-                               .stall_polls = 4};
+    struct faults_config fc = {
+        .seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 1, .delay_ns = 200000, .stall_polls = 4};
     const struct machine_config mc = {.pages = PAGES};
     static uint8_t frame[FRAME_MAX] = {[12] = OUR_TYPE >> 8, [13] = OUR_TYPE & 0xff};
     uint64_t sent_in = 0, sent_out = 0;
@@ -186,10 +185,11 @@ main(int argc, char **argv)
     CHECK_EQ(s.rx_returned, s.rx_pages_delivered + s.rx_headers_delivered + s.rx_recycled);
     kernels = tapnet_counters("tap0");
     CHECK_EQ(kernels.rx_packets, info.queue[0].tx_frames);
-    printf("%s seed %llu: %llu frames in, %llu out; delivered %llu, no page for %llu; faults in/out",
-           info.name, (unsigned long long)fc.seed, (unsigned long long)sent_in,
-           (unsigned long long)sent_out, (unsigned long long)s.rx_delivered,
-           (unsigned long long)s.rx_drop_no_page);
+    printf(
+        "%s seed %llu: %llu frames in, %llu out; delivered %llu, no page for %llu; faults in/out",
+        info.name, (unsigned long long)fc.seed, (unsigned long long)sent_in,
+        (unsigned long long)sent_out, (unsigned long long)s.rx_delivered,
+        (unsigned long long)s.rx_drop_no_page);
     for (unsigned i = 0; i < FAULT_COUNT; i++)
         printf(", %s %llu/%llu", fault_name((enum fault)i), (unsigned long long)done.rx[i],
                (unsigned long long)done.tx[i]);
