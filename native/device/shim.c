@@ -212,7 +212,7 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
     if (s->async) {
         /* As nic_rx_burst(): it hears of dropped frames' buffers, and we of what comes from now on. */
         moved = s->inner->ops->poll(s->inner, queue, budget);
-        if (vq_driver_enable_notify(&q->inner_rx))
+        if (vq_driver_enable_notify(&q->inner_rx, 1))
             eventfd_write(q->wake_fd, 1);
     }
     if (q->inner_rx.error) {

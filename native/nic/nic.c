@@ -4,7 +4,10 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "arena/guard.h"
 #include "nic/csum.h"
@@ -25,6 +28,9 @@ struct nic_queue {
     struct vring rx_ring, tx_ring;
     struct vq_driver rx, tx;
     struct net_hdr *tx_hdr; /* one for each head of the transmit ring, in kmem */
+    int device_fd;          /* readable when frames wait */
+    int timer_fd, epoll_fd; /* with coalescing: of both; otherwise -1 */
+    bool fresh;             /* frames came since it was last decided when to wake the consumer */
     int wake_fd;            /* of an async device */
     struct nic_queue_stats stats;
 };
@@ -314,6 +320,60 @@ drop:
     return NULL;
 }
 
+/* ---- waking whoever waits ---- */
+
+/*
+ * rest() - the consumer may sleep now: what shall wake it?
+ * @drained: it has taken all there was
+ */
+static void
+rest(struct nic *n, struct nic_queue *q, bool drained)
+{
+    uint16_t after = 1;
+
+    if (q->timer_fd >= 0 && drained) {
+        const uint32_t us = q->fresh ? n->config.coalesce_us : 0;
+        const struct itimerspec when = {
+            .it_value = {us / 1000000, (long)(us % 1000000) * 1000}}; /* 0: stop */
+        struct epoll_event ev = {.events = us && !n->async ? 0 : EPOLLIN};
+
+        timerfd_settime(q->timer_fd, 0, &when, NULL);
+        epoll_ctl(q->epoll_fd, EPOLL_CTL_MOD, q->device_fd, &ev);
+        if (us && n->config.coalesce_frames)
+            after = (uint16_t)n->config.coalesce_frames;
+        q->fresh = false;
+    }
+    /* More came before the device knew that we want to hear of it: say so ourselves. */
+    if (n->async && vq_driver_enable_notify(&q->rx, after))
+        eventfd_write(q->wake_fd, 1);
+}
+
+static int
+wait_init(struct nic *n, struct nic_queue *q, int device_fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+
+    q->device_fd = device_fd;
+    if (n->config.coalesce_us == 0 || device_fd < 0)
+        return 0;
+    q->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    q->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (q->timer_fd < 0 || q->epoll_fd < 0 ||
+        epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->timer_fd, &ev) < 0 ||
+        epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, device_fd, &ev) < 0)
+        return -errno;
+    return 0;
+}
+
+static void
+wait_fini(struct nic_queue *q)
+{
+    if (q->epoll_fd >= 0)
+        close(q->epoll_fd);
+    if (q->timer_fd >= 0)
+        close(q->timer_fd);
+}
+
 int
 nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
 {
@@ -339,14 +399,15 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
             out[got++] = m;
     }
     /* One store makes the whole refill visible. */
-    vq_driver_publish(&q->rx);
-    if (n->async && !q->rx.error) {
-        /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
+    if (n->config.rx_low_water == 0 ||
+        (uint16_t)(q->rx.published_idx - q->rx.used_idx) < n->config.rx_low_water)
+        vq_driver_publish(&q->rx);
+    /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
+    if (n->async && !q->rx.error)
         err = n->device->ops->poll(n->device, queue, max);
-        /* More came before the device knew that we want to hear of it: say so ourselves. */
-        if (vq_driver_enable_notify(&q->rx))
-            eventfd_write(q->wake_fd, 1);
-    }
+    q->fresh |= got > 0;
+    if ((n->async && !q->rx.error) || q->timer_fd >= 0)
+        rest(n, q, got < max);
     if (got)
         return (int)got;
     if (q->rx.error)
@@ -657,6 +718,7 @@ destroy(struct nic *n)
     for (unsigned i = 0; i < n->config.nqueues; i++) {
         if (n->q[i].rx.slot && n->q[i].tx.slot)
             drain(n, &n->q[i]);
+        wait_fini(&n->q[i]);
         queue_fini(n, &n->q[i]);
     }
     n->device->ops->destroy(n->device);
@@ -692,12 +754,16 @@ fill(struct nic *n, struct nic_queue *q)
     return have ? 0 : -ENOMEM;
 }
 
-/* config_split_ok() - a packet header, the device's and those of the packet fit into an mbuf */
 static bool
-config_split_ok(const struct nic_config *c)
+config_ok(const struct nic_config *c)
 {
-    return c->header_split == 0 || (c->header_split >= ETHER_HDR_LEN &&
-                                    c->header_split <= NIC_SPLIT_MAX && c->rx_ring_size >= 4);
+    return c->nqueues >= 1 && c->nqueues <= NIC_MAX_QUEUES && c->mtu >= NIC_MTU_MIN &&
+           c->mtu <= NIC_MTU_MAX &&
+           (c->header_split == 0 || (c->header_split >= ETHER_HDR_LEN &&
+                                     c->header_split <= NIC_SPLIT_MAX && c->rx_ring_size >= 4)) &&
+           (c->rx_low_water == 0 ||
+            (c->rx_low_water >= NET_FRAME_BUFFERS && c->rx_low_water <= c->rx_ring_size)) &&
+           c->coalesce_frames < c->rx_ring_size && (c->coalesce_us || !c->coalesce_frames);
 }
 
 int
@@ -707,8 +773,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     struct nic *n = NULL;
     int err = -EINVAL;
 
-    if (config->nqueues >= 1 && config->nqueues <= NIC_MAX_QUEUES && config->mtu >= NIC_MTU_MIN &&
-        config->mtu <= NIC_MTU_MAX && config_split_ok(config)) {
+    if (config_ok(config)) {
         n = calloc(1, sizeof(*n) + config->nqueues * sizeof(n->q[0]));
         err = n ? 0 : -ENOMEM;
     }
@@ -730,6 +795,8 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
         .header_split = config->header_split,
     };
 
+    for (unsigned i = 0; i < config->nqueues; i++)
+        n->q[i].device_fd = n->q[i].timer_fd = n->q[i].epoll_fd = -1;
     for (unsigned i = 0; i < config->nqueues && !err; i++) {
         err = queue_init(n, &n->q[i]);
         at.queue[i] = (struct device_queue){&n->q[i].rx_ring, &n->q[i].tx_ring};
@@ -748,9 +815,11 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
         err = fill(n, &n->q[i]);
     d->ops->describe(d, &info);
     n->async = info.async;
+    for (unsigned i = 0; i < config->nqueues && !err; i++)
+        err = wait_init(n, &n->q[i], info.wait_fd[i]);
     for (unsigned i = 0; i < config->nqueues && !err && n->async; i++) {
         n->q[i].wake_fd = info.wake_fd[i];
-        vq_driver_enable_notify(&n->q[i].rx);
+        vq_driver_enable_notify(&n->q[i].rx, 1);
         err = d->ops->poll(d, i, 0); /* buffers are posted: the device may begin */
     }
     if (err) {
@@ -773,12 +842,9 @@ nic_detach(struct nic *n)
 int
 nic_wait_fd(const struct nic *n, unsigned queue)
 {
-    struct device_info info;
-
     if (queue >= n->config.nqueues)
         return -1;
-    n->device->ops->describe(n->device, &info);
-    return info.wait_fd[queue];
+    return n->q[queue].epoll_fd >= 0 ? n->q[queue].epoll_fd : n->q[queue].device_fd;
 }
 
 int
@@ -858,6 +924,8 @@ void
 nic_describe(struct nic *n, struct device_info *out)
 {
     n->device->ops->describe(n->device, out);
+    for (unsigned i = 0; i < n->config.nqueues; i++)
+        out->wait_fd[i] = nic_wait_fd(n, i);
 }
 
 const struct vring *

@@ -38,6 +38,19 @@ struct nic_config {
      * is for headers then.
      */
     uint32_t header_split;
+    /*
+     * Low water: new buffers are made known to the device only when it has fewer than these left, which saves
+     * notifications where it works on its own; at least NET_FRAME_BUFFERS; 0: after every burst.
+     */
+    uint32_t rx_low_water;
+    /*
+     * Coalescing: whoever has just received and found no more is woken by nic_wait(), or by the descriptor
+     * of nic_wait_fd(), only when so many buffers are used again or so much time is over, whichever is
+     * first; when nothing came in that time, by the next frame. A TAP does not tell how many frames
+     * wait: there it is the time. 0 microseconds: every frame wakes.
+     */
+    uint32_t coalesce_frames;
+    uint32_t coalesce_us;
 };
 
 /* Everything a queue counted since it was attached. */

@@ -239,14 +239,16 @@ vq_driver_get(struct vq_driver *q, uint32_t *len)
 }
 
 bool
-vq_driver_enable_notify(struct vq_driver *q)
+vq_driver_enable_notify(struct vq_driver *q, uint16_t after)
 {
-    if (q->r->event_idx)
-        SHARED_STORE(*used_event(q->r), q->used_idx);
-    else
+    if (q->r->event_idx) {
+        SHARED_STORE(*used_event(q->r), (uint16_t)(q->used_idx + after - 1));
+    } else {
         SHARED_STORE(q->r->avail->flags, (uint16_t)0);
+        after = 1;
+    }
     atomic_thread_fence(memory_order_seq_cst);
-    return load_acquire(&q->r->used->idx) != q->used_idx;
+    return (uint16_t)(load_acquire(&q->r->used->idx) - q->used_idx) >= after;
 }
 
 void

@@ -168,8 +168,14 @@ bool vq_driver_publish(struct vq_driver *q);
  */
 void *vq_driver_get(struct vq_driver *q, uint32_t *len);
 
-/* vq_driver_enable_notify() - ask for a notification; true when there is something used already. */
-bool vq_driver_enable_notify(struct vq_driver *q);
+/*
+ * vq_driver_enable_notify() - ask for a notification when @after chains more are used
+ *
+ * Without event_idx the ring has no way to say how many: then it comes with the first.
+ *
+ * Return: true when so many are used already.
+ */
+bool vq_driver_enable_notify(struct vq_driver *q, uint16_t after);
 void vq_driver_disable_notify(struct vq_driver *q);
 
 /* vq_driver_outstanding() - chains with the device or published but not taken. */

@@ -4,6 +4,8 @@
  * received frames laid out as the test likes.
  */
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "bsd/machine.h"
 #include "check.h"
@@ -26,6 +28,7 @@ static struct played {
     uint32_t offloads; /* what it can do */
     uint32_t split;    /* bytes of headers, when the driver asked for that */
     bool no_split;
+    int event; /* of a device that works on its own; otherwise -1 */
     unsigned n;
     struct sent sent[64];
 } played;
@@ -78,10 +81,15 @@ played_kick(struct device *d, unsigned queue)
 static int
 played_poll(struct device *d, unsigned queue, unsigned budget)
 {
+    eventfd_t value;
+
     (void)d;
     (void)queue;
     (void)budget;
-    vq_device_publish(&played.rx);
+    if (played.event >= 0)
+        eventfd_read(played.event, &value);
+    else
+        vq_device_publish(&played.rx);
     return 0;
 }
 
@@ -100,7 +108,8 @@ played_describe(struct device *d, struct device_info *out)
     out->name = "played";
     out->nqueues = 1;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
-        out->wait_fd[i] = -1;
+        out->wait_fd[i] = out->wake_fd[i] = played.event;
+    out->async = played.event >= 0;
 }
 
 static void
@@ -112,22 +121,36 @@ played_destroy(struct device *d)
 static const struct device_ops played_ops = {played_attach, played_kick,     played_poll,
                                              played_detach, played_describe, played_destroy};
 
+static struct nic_config
+config(uint32_t mtu)
+{
+    return (struct nic_config){.nqueues = 1,
+                               .rx_ring_size = RING,
+                               .tx_ring_size = RING,
+                               .mtu = mtu,
+                               .offloads = OFFLOAD_ALL};
+}
+
+static int
+attach(const struct nic_config *nc)
+{
+    const struct machine_config mc = {.pages = 2048};
+
+    played.dev.ops = &played_ops;
+    played.n = 0;
+    CHECK_EQ(machine_create(&mc, &machine), 0);
+    return nic_attach(machine->jumbo, machine->mbufs, &played.dev, nc, &nic);
+}
+
 static int
 try_set_up(uint32_t mtu, uint32_t offloads, uint32_t split)
 {
-    const struct machine_config mc = {.pages = 2048};
-    const struct nic_config nc = {.nqueues = 1,
-                                  .rx_ring_size = RING,
-                                  .tx_ring_size = RING,
-                                  .mtu = mtu,
-                                  .offloads = OFFLOAD_ALL,
-                                  .header_split = split};
+    struct nic_config nc = config(mtu);
 
-    played.dev.ops = &played_ops;
+    nc.header_split = split;
     played.offloads = offloads;
-    played.n = 0;
-    CHECK_EQ(machine_create(&mc, &machine), 0);
-    return nic_attach(machine->jumbo, machine->mbufs, &played.dev, &nc, &nic);
+    played.event = -1;
+    return attach(&nc);
 }
 
 static void
@@ -373,10 +396,150 @@ test_split(void)
     }
 }
 
+/* refuse() - a NIC is not to be had with this configuration */
+static void
+refuse(const struct nic_config *nc)
+{
+    CHECK_EQ(attach(nc), -EINVAL);
+    CHECK_EQ(machine_destroy(machine), 0);
+}
+
+/* set_up_async() - a device that works on its own */
+static void
+set_up_async(const struct nic_config *nc)
+{
+    played.event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    CHECK(played.event >= 0);
+    CHECK_EQ(attach(nc), 0);
+}
+
+static void
+tear_down_async(void)
+{
+    tear_down();
+    close(played.event);
+    played.event = -1;
+}
+
+/* come() - @n frames come on their own; is anybody woken? */
+static bool
+come(unsigned n)
+{
+    static uint8_t f[60];
+
+    for (; n > 0; n--) {
+        arrive(f, sizeof(f));
+        if (vq_device_publish(&played.rx))
+            eventfd_write(played.event, 1);
+    }
+    return nic_wait(nic, 0, 0) == 1;
+}
+
+/* taken() - all that came is taken */
+static unsigned
+taken(void)
+{
+    struct mbuf *m[64];
+    int got = nic_rx_burst(nic, 0, m, 64);
+
+    CHECK(got >= 0);
+    for (int i = 0; i < got; i++)
+        m_freem(m[i]);
+    CHECK_EQ(nic_check(nic), 0);
+    return (unsigned)got;
+}
+
+static void
+test_coalescing(void)
+{
+    struct nic_config nc = config(1500);
+
+    /* Every frame wakes. */
+    set_up_async(&nc);
+    CHECK(!come(0));
+    for (int i = 0; i < 1000; i++) {
+        CHECK(come(1));
+        CHECK_EQ(taken(), 1);
+        CHECK(!come(0));
+    }
+    tear_down_async();
+
+    /* The eighth wakes; the first does when it has been quiet. An hour is longer than any test. */
+    nc.coalesce_frames = 8;
+    refuse(&nc);
+    nc.coalesce_us = 3600u * 1000000;
+    set_up_async(&nc);
+    CHECK(come(1));
+    CHECK_EQ(taken(), 1);
+    for (int i = 0; i < 1000; i++) {
+        CHECK(!come(7));
+        CHECK(come(1));
+        CHECK_EQ(taken(), 8);
+    }
+    CHECK(!come(7));
+    CHECK_EQ(taken(), 7); /* somebody looked all the same */
+    CHECK_EQ(taken(), 0); /* nothing came since: quiet */
+    CHECK(come(1));
+    tear_down_async();
+
+    /* Time wakes. */
+    nc.coalesce_us = 1000;
+    set_up_async(&nc);
+    CHECK(come(1));
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQ(taken(), 1);
+        come(1);
+        CHECK_EQ(nic_wait(nic, 0, 60 * 1000000000ll), 1);
+    }
+    CHECK_EQ(taken(), 1);
+    CHECK_EQ(nic_wait(nic, 0, 60 * 1000000000ll), 1);
+    CHECK_EQ(taken(), 0);
+    CHECK(!come(0)); /* and does not go on for ever */
+    CHECK(come(1));
+    tear_down_async();
+}
+
+/* visible() - buffers that the device can see */
+static unsigned
+visible(void)
+{
+    return (uint16_t)(__atomic_load_n(&played.rx.r->avail->idx, __ATOMIC_ACQUIRE) -
+                      played.rx.used_idx);
+}
+
+/* New buffers are made known when fewer than the low water are left, and then all of them. */
+static void
+test_low_water(void)
+{
+    struct nic_config nc = config(1500);
+    unsigned least = RING, published = 0;
+
+    nc.rx_low_water = NET_FRAME_BUFFERS - 1;
+    refuse(&nc);
+    nc.rx_low_water = RING + 1;
+    refuse(&nc);
+    nc.rx_low_water = 100;
+    set_up_async(&nc);
+    for (unsigned i = 0; i < 5000; i++) {
+        unsigned before = visible();
+
+        come(1);
+        CHECK_EQ(taken(), 1);
+        least = visible() < least ? visible() : least;
+        published += visible() > before;
+    }
+    CHECK_EQ(least, 100);
+    CHECK_EQ(published,
+             5000 / (RING - 99)); /* from the full ring down to 99, which is seen by nobody */
+    tear_down_async();
+}
+
 int
 main(void)
 {
     test_lead();
     test_split();
+    test_coalescing();
+    test_low_water();
     return 0;
 }

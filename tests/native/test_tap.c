@@ -52,6 +52,7 @@
 static int (*create)(const int *fds, unsigned nqueues, struct device **out);
 static bool async;     /* vhost_net: frames go out some time after the flush */
 static uint32_t split; /* header split of the NICs to come */
+static uint32_t coalesce_us;
 
 static struct {
     int fd;     /* the TAP queue */
@@ -109,7 +110,8 @@ set_up_machine(uint32_t mtu, uint32_t offloads, const struct machine_config *mc)
                                   .tx_ring_size = 2 * RING,
                                   .mtu = mtu,
                                   .offloads = offloads,
-                                  .header_split = split};
+                                  .header_split = split,
+                                  .coalesce_us = coalesce_us};
     struct device *d;
 
     make_tap(mtu);
@@ -330,6 +332,39 @@ test_both_ways(uint32_t mtu, uint32_t offloads, bool strict)
         number += n;
     }
     tear_down();
+}
+
+/* A TAP does not tell how many frames wait: after some came, the next are seen when the time is over. */
+static void
+test_coalescing(void)
+{
+    coalesce_us = 3600u * 1000000; /* longer than any test */
+    set_up(1500, 0, false);
+    CHECK_EQ(nic_wait(net.nic, 0, 0), 0);
+    for (int i = 0; i < 20; i++) {
+        uint8_t frame[60];
+        struct mbuf *m;
+
+        make_frame(frame, 0, 60);
+        CHECK_EQ(send(net.packet, frame, 60, 0), 60);
+        CHECK_EQ(nic_wait(net.nic, 0, 60 * 1000000000ll), 1);
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 1);
+        m_freem(m);
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 0);
+        CHECK_EQ(send(net.packet, frame, 60, 0), 60);
+        CHECK_EQ(nic_wait(net.nic, 0, 0), 0);
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 1);
+        m_freem(m);
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 0); /* something came: wait again */
+        CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 0); /* nothing came: quiet */
+    }
+    tear_down();
+    coalesce_us = 1000;
+    set_up(1500, 0, false);
+    for (uint32_t i = 0; i < 50; i++)
+        test_receive(100 * i, 20, 1500);
+    tear_down();
+    coalesce_us = 0;
 }
 
 /* send_queued() - @n frames on the ring, without a flush */
@@ -891,6 +926,7 @@ main(int argc, char **argv)
         test_cycles(argc > 2 ? atoi(argv[2]) : 1000);
     } else { /* what these look for, the worker does not tell */
         test_link_down();
+        test_coalescing();
         test_bad_frames();
         test_too_long();
     }
