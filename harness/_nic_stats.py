@@ -12,15 +12,18 @@ class NicStats:
     """Counters of the driver since attach.
 
     They add up: rx_posted = rx_returned + rx_outstanding; rx_received = rx_delivered + rx_dropped;
-    rx_returned = rx_pages_delivered + rx_recycled; tx_queued = tx_completed + tx_outstanding.
+    rx_returned = rx_pages_delivered + rx_headers_delivered + rx_recycled; tx_queued = tx_completed + tx_outstanding.
 
     Attributes:
-        rx_posted: pages put on the receive rings.
-        rx_returned: pages that came back used.
+        rx_posted: buffers put on the receive rings: pages, and with header split room for headers.
+        rx_returned: buffers that came back used.
         rx_received: frames harvested.
         rx_delivered: frames passed up.
         rx_pages_delivered: pages of those.
-        rx_recycled: pages of dropped frames, posted again.
+        rx_headers_delivered: buffers with headers that were split off.
+        rx_split_hit: frames whose headers were as long as header_split: their payload starts on a page.
+        rx_split_miss: frames whose headers were not.
+        rx_recycled: buffers of dropped frames, posted again.
         rx_bytes: bytes of frames passed up.
         rx_drop_no_page: frames dropped because the pool was dry.
         rx_drop_no_mbuf: frames dropped for want of an mbuf.
@@ -35,7 +38,7 @@ class NicStats:
         tx_csum_soft: frames summed in software.
         tx_fault: frames not summed because a file page was gone.
         tx_stopped: frames given back unsent by close().
-        rx_outstanding: pages on the receive rings now; constant while attached.
+        rx_outstanding: buffers on the receive rings now; constant while attached.
         tx_outstanding: frames on the transmit rings now.
     """
 
@@ -44,6 +47,9 @@ class NicStats:
     rx_received: int
     rx_delivered: int
     rx_pages_delivered: int
+    rx_headers_delivered: int
+    rx_split_hit: int
+    rx_split_miss: int
     rx_recycled: int
     rx_bytes: int
     rx_drop_no_page: int

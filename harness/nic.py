@@ -95,6 +95,13 @@ class Nic:
         faults: what shall go wrong on this device. A delayed frame moves on when somebody receives
             or sends.
         capture: keep a copy of what passes; a Capture serves one NIC, which closes it.
+        header_split: bytes, 14 to 156: so much of each frame comes in a buffer of its own, and what
+            follows starts on a page of its own. For TCP over IPv4 with timestamps: 66. 0: not.
+        low_water: new pages are made known to the device when it has fewer than these left; 0: after
+            every burst. Saves notifications where the device works on its own.
+        coalesce_us: after frames came, who waits for more is woken only when this is over,
+            microseconds; 0: by every frame.
+        coalesce_frames: or when so many came, where the device tells (vhost_net); 0: the time alone.
         offloads: None: all that the device can do. Frames of up to 64 KiB then come in one piece,
             with sums left to do (`Frame.offload`); Offloads.NONE shows frames as on a wire.
 
@@ -115,6 +122,10 @@ class Nic:
         tx_ring_size: int | None = None,
         mtu: int | None = None,
         offloads: Offloads | None = None,
+        header_split: int = 0,
+        low_water: int = 0,
+        coalesce_us: int = 0,
+        coalesce_frames: int = 0,
         faults: Faults | None = None,
         capture: Capture | None = None,
     ) -> None:
@@ -148,13 +159,22 @@ class Nic:
                 f"MTU {mtu} is out of range",
                 f"{lib.NIC_MTU_MIN} to {lib.NIC_MTU_MAX}",
             )
+        tuning = {
+            "header_split": header_split,
+            "rx_low_water": low_water,
+            "coalesce_us": coalesce_us,
+            "coalesce_frames": coalesce_frames,
+        }
+        _check_tuning(tap.name, device, ring_size, tuning)
         self._owns_arena = arena is None
         if arena is None:
             # The rings, and twice as much again for frames that somebody looks at.
             arena = Arena(max(4096, queues * ring_size * 3))
         self.arena = arena
         try:
-            self._attach(device, queues, ring_size, tx_ring_size, mtu, offloads, faults, capture)
+            self._attach(
+                device, queues, ring_size, tx_ring_size, mtu, offloads, tuning, faults, capture
+            )
         except BaseException:
             self.close()
             raise
@@ -168,6 +188,7 @@ class Nic:
         tx_size: int,
         mtu: int,
         offloads: Offloads | None,
+        tuning: dict[str, int],
         faults: Faults | None,
         capture: Capture | None,
     ) -> None:
@@ -181,6 +202,7 @@ class Nic:
                 "mtu": mtu,
                 "offloads": wanted.value,
                 "mac": mac_bytes(self.tap.nic_mac),
+                **tuning,
             },
         )
         machine = self.arena.handle
@@ -839,6 +861,37 @@ class Nic:
                 lock.release()
         if code:
             raise RingError("check", repr(self), "a page or frame of a ring is lost or doubled")
+
+
+def _check_tuning(interface: str, device: str, ring_size: int, tuning: dict[str, int]) -> None:
+    """Refuse what does not go with this device or this ring."""
+    bounds = {
+        "header_split": (14, lib.NIC_SPLIT_MAX),
+        "rx_low_water": (lib.NET_FRAME_BUFFERS, ring_size),
+        "coalesce_us": (1, 2**32 - 1),
+        "coalesce_frames": (1, ring_size - 1),
+    }
+    for field, (least, most) in bounds.items():
+        value = tuning[field]
+        if value and not least <= value <= most:
+            name = field.removeprefix("rx_")
+            raise ArgumentError(
+                "attach NIC to", interface, f"{name}={value}", f"0, or {least} to {most}"
+            )
+    if tuning["coalesce_frames"] and not tuning["coalesce_us"]:
+        raise ArgumentError(
+            "attach NIC to",
+            interface,
+            "coalesce_frames without coalesce_us could wait for ever",
+            "give a time too",
+        )
+    if tuning["header_split"] and device == "vhost_net":
+        raise UnsupportedError(
+            "attach NIC to",
+            interface,
+            "vhost_net fills pages as they come and splits no headers off",
+            "use device tap_uring or tap_rw",
+        )
 
 
 def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:

@@ -352,6 +352,8 @@ extern "Python" void harness_ext_free(char *buf, void *args);
 #define NIC_MAX_QUEUES ...
 #define NIC_MTU_MIN ...
 #define NIC_MTU_MAX ...
+#define NIC_SPLIT_MAX ...
+#define NET_FRAME_BUFFERS ...
 
 struct device_queue_stats {
     uint64_t rx_frames, rx_bytes;
@@ -379,6 +381,10 @@ struct nic_config {
     uint32_t mtu;
     uint32_t offloads;
     uint8_t mac[6];
+    uint32_t header_split;
+    uint32_t rx_low_water;
+    uint32_t coalesce_frames;
+    uint32_t coalesce_us;
     ...;
 };
 struct nic_queue_stats {
@@ -387,6 +393,9 @@ struct nic_queue_stats {
     uint64_t rx_received;
     uint64_t rx_delivered;
     uint64_t rx_pages_delivered;
+    uint64_t rx_headers_delivered;
+    uint64_t rx_split_hit;
+    uint64_t rx_split_miss;
     uint64_t rx_recycled;
     uint64_t rx_bytes;
     uint64_t rx_drop_no_page;
