@@ -2,6 +2,7 @@
 /* jumbo(9): the receive ring of a small driver, from its manual page. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <sys/jumbo.h>
 #include <vm/vm.h>
@@ -29,6 +30,18 @@ int
 main(void)
 {
     EXPECT(jumbo_pg_alloc() == NULL); /* no pool yet */
+#if !defined(__SANITIZE_ADDRESS__) &&                                                              \
+    !defined(__SANITIZE_THREAD__) /* they need the room themselves */
+    struct rlimit limit, little;
+
+    EXPECT(getrlimit(RLIMIT_AS, &limit) == 0);
+    little = limit;
+    little.rlim_cur = 1 << 28;
+    EXPECT(setrlimit(RLIMIT_AS, &little) == 0);
+    EXPECT(jumbo_vm_init() == 0);
+    EXPECT(jumbo_pg_alloc() == NULL); /* and nothing was left behind */
+    EXPECT(setrlimit(RLIMIT_AS, &limit) == 0);
+#endif
     EXPECT(jumbo_vm_init() == 1);
     EXPECT(jumbo_vm_init() == 1); /* again: no effect */
 

@@ -11,6 +11,7 @@ from model_support import Worker, run
 
 from harness import Arena
 from harness.errors import ArgumentError, DoubleFreeError
+from harness.flip import UserArea, recv_flip
 from harness.jumbo import jumbo_pg_alloc
 from harness.mbuf import (
     M_COPYALL,
@@ -40,6 +41,7 @@ from harness.mbuf import (
 )
 from harness.vm_page import PAGE_SIZE
 
+AREA = 4  # pages to receive into
 INSIDE = None  # a byte inside an mbuf, not in external storage
 
 
@@ -70,6 +72,9 @@ class Mbufs(RuleBasedStateMachine):
         self.attached = 0
         self.readonly: set[int] = set()  # storage that may not be written
         self.misuses = 0
+        # Where chains are received, and the bytes of each page that something was.
+        self.area = UserArea(AREA)
+        self.received: dict[int, bytes] = {}
 
     def pick(self, data: st.DataObject) -> Chain:
         return self.chains[data.draw(st.integers(0, len(self.chains) - 1), label="chain")]
@@ -235,6 +240,45 @@ class Mbufs(RuleBasedStateMachine):
         assert m_copydata(chain.m, off, length) == chain.data[off : off + length]
         assert self.arena.bytes_copied == copied + length
 
+    @precondition(lambda self: self.chains)
+    @rule(data=st.data(), at=st.integers(0, AREA - 2), peek=st.booleans())
+    def receive(self, data: st.DataObject, at: int, peek: bool) -> None:
+        # At the start of a page, or where the chain's own boundaries fall on one.
+        chain = self.pick(data)
+        skew = data.draw(st.sampled_from([0, self.area.offset_for(chain.m)]), label="skew")
+        length = data.draw(st.sampled_from([0, 1, PAGE_SIZE, PAGE_SIZE * 3 // 2]), label="length")
+        length = min(length, 2 * PAGE_SIZE - skew)
+        before, copied = self.area.stats(), self.arena.bytes_copied
+        offset, expected = at * PAGE_SIZE + skew, bytes(chain.data[:length])
+        assert recv_flip(chain.m, self.area, offset, length, peek=peek) == len(expected)
+        after = self.area.stats()
+        flipped = after.bytes_flipped - before.bytes_flipped
+        assert flipped == (after.pages_flipped - before.pages_flipped) * PAGE_SIZE
+        assert flipped + after.bytes_copied - before.bytes_copied == len(expected)
+        assert self.arena.bytes_copied - copied == len(expected) - flipped
+        assert not (peek and flipped)
+        if expected:
+            assert self.area.view(offset, len(expected)) == expected
+            for page in (at, at + 1):
+                try:
+                    view = self.area.view(page * PAGE_SIZE, PAGE_SIZE)
+                except ArgumentError:
+                    continue  # nothing was received there yet
+                self.received[page] = bytes(view)
+        if peek:
+            return
+        del chain.data[: len(expected)], chain.where[: len(expected)]
+        if not chain.m.owned:
+            assert not chain.data
+            self.chains.remove(chain)
+            return
+        header = chain.m.pkthdr_len is not None
+        if header and not chain.header:  # that of a packet that was appended
+            chain.m.pkthdr_len = len(chain.data)
+        elif chain.header and header:
+            assert chain.m.pkthdr_len == len(chain.data)
+        chain.header = header
+
     # Freeing
 
     @precondition(lambda self: self.chains)
@@ -287,13 +331,20 @@ class Mbufs(RuleBasedStateMachine):
             assert self.arena.stats().mbufs_in_use == 0
         assert self.arena.stats().misuses == self.misuses
 
+    @invariant()
+    def what_was_received_is_the_users(self) -> None:
+        for page, content in self.received.items():
+            assert self.area.view(page * PAGE_SIZE, PAGE_SIZE) == content
+        assert self.arena.stats().pages_away == len(self.received)
+
     def teardown(self) -> None:
+        self.area.close()
         for chain in self.chains:
             m_freem(chain.m)
         self.worker.close()
         s = self.arena.stats()
         assert sorted(self.freed) == list(range(1, self.attached + 1))
-        assert (s.mbufs_in_use, s.pages_in_use) == (0, 0)
+        assert (s.mbufs_in_use, s.pages_in_use, s.pages_away) == (0, 0, 0)
         assert s.mbufs_free == s.mbufs_total
         self.arena.close()
 

@@ -344,23 +344,154 @@ ignore(int sig)
     (void)sig;
 }
 
-static void *
-catcher(void *arg)
-{
-    struct sf_buf *sf = sf_buf_alloc(arg, SFB_CATCH);
+/* One buffer for a page, kept until it is told to give it back. */
+struct holder {
+    pthread_t thread;
+    struct vm_page *page;
+    int flags;
+    _Atomic(struct sf_buf *) got;
+    atomic_bool done, go;
+};
 
-    return sf ? arg : NULL;
+static void *
+hold(void *arg)
+{
+    struct holder *h = arg;
+    struct sf_buf *sf = sf_buf_alloc(h->page, h->flags);
+
+    atomic_store(&h->got, sf);
+    atomic_store(&h->done, true);
+    while (!atomic_load(&h->go))
+        sched_yield();
+    if (sf) {
+        CHECK_EQ(*(unsigned char *)sf_buf_kva(sf), h->page->pindex & 0xff);
+        sf_buf_free(sf);
+    }
+    return NULL;
 }
 
-/* SFB_CATCH: a signal ends the sleep with NULL. */
+static void
+start(struct holder *h, struct vm_page *page, int flags)
+{
+    *h = (struct holder){.page = page, .flags = flags};
+    CHECK_EQ(pthread_create(&h->thread, NULL, hold, h), 0);
+}
+
+static unsigned
+done(struct holder *h, unsigned n)
+{
+    unsigned sum = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        sum += atomic_load(&h[i].done);
+    return sum;
+}
+
+/* Every last free lets one more sleeper on, and none is lost. */
+static void
+test_no_wakeup_is_lost(void)
+{
+    struct holder h[4];
+    struct sf_buf *sf[2];
+    struct vm_page *pg[6];
+    int fd = make_file(6);
+
+    machine = make(false, 2);
+    CHECK_EQ(vm_object_open(machine->sf_map, fd, &object), 0);
+    close(fd);
+    for (unsigned i = 0; i < 6; i++)
+        pg[i] = vm_object_grab(object, i, SITE);
+    sf[0] = sf_buf_alloc(pg[0], 0);
+    sf[1] = sf_buf_alloc(pg[1], 0);
+    for (unsigned i = 0; i < 4; i++)
+        start(&h[i], pg[2 + i], SFB_DEFAULT);
+    while (stats(machine).sf_allocwait < 4)
+        sched_yield();
+    CHECK_EQ(done(h, 4), 0);
+    for (unsigned n = 1; n <= 4; n++) {
+        /* The first two free what this thread has, the others what a sleeper got. */
+        if (n <= 2) {
+            sf_buf_free(sf[n - 1]);
+        } else {
+            for (unsigned i = 0; i < 4; i++) {
+                if (atomic_load(&h[i].done) && !atomic_load(&h[i].go)) {
+                    atomic_store(&h[i].go, true);
+                    break;
+                }
+            }
+        }
+        while (done(h, 4) < n)
+            sched_yield();
+        CHECK_EQ(done(h, 4), n); /* there is no second buffer to be had */
+        CHECK(stats(machine).nsfbufsused <= 2);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        CHECK(atomic_load(&h[i].got));
+        atomic_store(&h[i].go, true);
+        pthread_join(h[i].thread, NULL);
+    }
+    CHECK_EQ(stats(machine).nsfbufsused, 0);
+    CHECK_EQ(stats(machine).nsfbufspeak, 2);
+    for (unsigned i = 0; i < 6; i++)
+        vm_page_unwire(pg[i]);
+    vm_object_close(object);
+    CHECK_EQ(machine_destroy(machine), 0);
+}
+
+/* What is recycled is what was freed first; the others are there still, without a system call. */
+static void
+test_least_recently_freed(void)
+{
+    const vm_pindex_t at[] = {0, SF_EXTENT_PAGES, 2 * SF_EXTENT_PAGES, 3 * SF_EXTENT_PAGES};
+    const unsigned order[] = {1, 0, 2};
+    struct vm_page *pg[4];
+    vm_offset_t kva[4];
+    struct sf_buf *sf[4];
+    int fd = make_file(3 * SF_EXTENT_PAGES + 1);
+
+    machine = make(false, 3);
+    CHECK_EQ(vm_object_open(machine->sf_map, fd, &object), 0);
+    close(fd);
+    for (unsigned i = 0; i < 3; i++) {
+        pg[i] = vm_object_grab(object, at[i], SITE);
+        sf[i] = sf_buf_alloc(pg[i], 0);
+        kva[i] = sf_buf_kva(sf[i]);
+        vm_page_unwire(pg[i]);
+    }
+    for (unsigned i = 0; i < 3; i++)
+        sf_buf_free(sf[order[i]]);
+    pg[3] = vm_object_grab(object, at[3], SITE);
+    sf[3] = sf_buf_alloc(pg[3], 0);
+    CHECK_EQ(sf_buf_kva(sf[3]), kva[1]);
+    uint64_t maps = stats(machine).maps;
+
+    for (unsigned i = 0; i < 3; i += 2) {
+        pg[i] = vm_object_grab(object, at[i], SITE);
+        sf[i] = sf_buf_alloc(pg[i], 0);
+        CHECK_EQ(sf_buf_kva(sf[i]), kva[i]);
+        CHECK_EQ(*(unsigned char *)kva[i], at[i] & 0xff);
+    }
+    CHECK_EQ(stats(machine).maps, maps);
+    /* All three are in use: none of them is recycled. */
+    CHECK(vm_object_grab(object, at[1], SITE) == NULL);
+    for (unsigned i = 0; i < 4; i++) {
+        if (i == 1)
+            continue;
+        sf_buf_free(sf[i]);
+        vm_page_unwire(pg[i]);
+    }
+    vm_object_close(object);
+    CHECK_EQ(machine_destroy(machine), 0);
+}
+
+/* SFB_CATCH: a signal ends the sleep with NULL; without it the sleep goes on. */
 static void
 test_catch(void)
 {
     /* Also a signal after which system calls are started again. */
     struct sigaction sa = {.sa_handler = ignore, .sa_flags = SA_RESTART};
-    int fd = make_file(2);
-    pthread_t thread;
-    void *got;
+    int fd = make_file(3);
+    struct holder catcher, patient;
 
     sigaction(SIGUSR1, &sa, NULL);
     machine = make(false, 1);
@@ -368,18 +499,35 @@ test_catch(void)
     close(fd);
     struct vm_page *a = vm_object_grab(object, 0, SITE);
     struct vm_page *b = vm_object_grab(object, 1, SITE);
+    struct vm_page *c = vm_object_grab(object, 2, SITE);
     struct sf_buf *sf = sf_buf_alloc(a, 0);
 
-    CHECK_EQ(pthread_create(&thread, NULL, catcher, b), 0);
-    while (stats(machine).sf_allocwait == 0)
+    start(&catcher, b, SFB_CATCH);
+    start(&patient, c, SFB_DEFAULT);
+    while (stats(machine).sf_allocwait < 2)
         sched_yield();
-    usleep(1000);
-    pthread_kill(thread, SIGUSR1);
-    pthread_join(thread, &got);
-    CHECK(got == NULL);
+    /* Again and again: one that comes before the sleep has begun ends nothing. */
+    while (!atomic_load(&catcher.done)) {
+        pthread_kill(catcher.thread, SIGUSR1);
+        sched_yield();
+    }
+    CHECK(atomic_load(&catcher.got) == NULL);
+    for (int i = 0; i < 1000; i++) {
+        pthread_kill(patient.thread, SIGUSR1);
+        sched_yield();
+    }
+    CHECK(!atomic_load(&patient.done));
     sf_buf_free(sf);
+    while (!atomic_load(&patient.done))
+        sched_yield();
+    CHECK(atomic_load(&patient.got));
+    atomic_store(&catcher.go, true);
+    atomic_store(&patient.go, true);
+    pthread_join(catcher.thread, NULL);
+    pthread_join(patient.thread, NULL);
     vm_page_unwire(a);
     vm_page_unwire(b);
+    vm_page_unwire(c);
     vm_object_close(object);
     CHECK_EQ(machine_destroy(machine), 0);
 }
@@ -435,6 +583,8 @@ main(void)
     test_arena_pages(true);
     test_sleep(false);
     test_sleep(true);
+    test_no_wakeup_is_lost();
+    test_least_recently_freed();
     test_catch();
     test_lwbuf_foreign();
     return 0;
