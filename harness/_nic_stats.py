@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DeviceStats", "NicStats"]
+__all__ = ["DeviceStats", "NicStats", "RingPositions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +99,23 @@ class DeviceStats:
     tx_refused: int
     tx_fault: int
     link_down: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingPositions:
+    """A ring at one moment: positions that count to 65536 and begin again.
+
+    From `taken` to `used` are entries that the driver has yet to take, from `used` to `avail` those
+    that the device has.
+
+    Attributes:
+        size: descriptors.
+        avail: the driver's producer: entries published.
+        used: the device's producer: entries it is through with.
+        taken: the driver's consumer.
+    """
+
+    size: int
+    avail: int
+    used: int
+    taken: int

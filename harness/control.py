@@ -29,12 +29,27 @@ from harness.errors import ArgumentError, HarnessError
 
 if TYPE_CHECKING:
     from harness.arena import Arena, Misuse
+    from harness.nic import Nic
     from harness.vm_page import PageInfo
 
 __all__ = ["ControlError", "ask", "processes"]
 
 _TIMEOUT_S = 5.0
 _MAX_QUESTION = 4096
+#: Counters of frames that are lost, of the driver's and the device's.
+_DROPS = frozenset(
+    (
+        "rx_drop_no_page",
+        "rx_drop_no_mbuf",
+        "rx_drop_short",
+        "rx_drop_stop",
+        "rx_truncated",
+        "tx_drop_size",
+        "tx_fault",
+        "tx_stopped",
+        "tx_refused",
+    )
+)
 _MEMFD = "memfd:nic-harness"
 
 
@@ -162,6 +177,10 @@ def _describe(arena: Arena, page: object, file: object) -> dict[str, Any]:
 
     found = stats(arena)
     answer = dataclasses.asdict(found)
+    answer["nics"] = []
+    for nic in _nics_on(arena):
+        with contextlib.suppress(HarnessError):  # closed meanwhile
+            answer["nics"].append(_describe_nic(nic))
     answer["reports"] = [_with_names(m) for m in found.reports]
     answer["files"] = [dataclasses.asdict(f) for f in mapped_files(arena=arena)]
     if page is not None:
@@ -183,6 +202,42 @@ def _numbers(file: object) -> tuple[int, int]:
         case [int(dev), int(ino)] if 0 <= dev < 1 << 64 and 0 <= ino < 1 << 64:
             return dev, ino
     raise ArgumentError("look at", f"file {file!r}", "it is no device and inode number")
+
+
+def _nics_on(arena: Arena) -> list[Nic]:
+    from harness._live import open_resources
+    from harness.nic import Nic
+
+    nics = [r for r in open_resources() if isinstance(r, Nic) and r.arena is arena]
+    return sorted(nics, key=lambda nic: nic.attached.interface)
+
+
+def _describe_nic(nic: Nic) -> dict[str, Any]:
+    """Tell what a NIC does: rings and counters of each queue, and frames lost, by reason."""
+    queues: list[dict[str, Any]] = []
+    drops: dict[str, int] = {}
+    with nic._held():  # it is not closed meanwhile
+        for i in range(nic.attached.queues):
+            rx, tx = nic.rings(i)
+            counters = {
+                "stats": dataclasses.asdict(nic.stats(i)),
+                "device": dataclasses.asdict(nic.device_stats(i)),
+            }
+            queues.append({"rx": dataclasses.asdict(rx), "tx": dataclasses.asdict(tx), **counters})
+            for name, count in (*counters["stats"].items(), *counters["device"].items()):
+                if name in _DROPS:
+                    drops[name] = drops.get(name, 0) + count
+        faults = None if nic._faults is None else nic.fault_stats()
+        found = {"id": id(nic), "attached": str(nic.attached), "interface": nic.attached.interface}
+    with contextlib.suppress(HarnessError):  # the interface may be gone
+        drops["kernel_tx_dropped"] = nic.tap.tx_dropped
+    return {
+        **found,
+        "device": nic.attached.device,
+        "queues": queues,
+        "drops": drops,
+        "faults": None if faults is None else dataclasses.asdict(faults),
+    }
 
 
 def _with_names(m: Misuse) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from harness import device as _device
 from harness._aio import Sleepers
 from harness._live import track
 from harness._native import ffi, lib
-from harness._nic_stats import DeviceStats, NicStats
+from harness._nic_stats import DeviceStats, NicStats, RingPositions
 from harness._rtnl import mac_bytes
 from harness._waiter import Waiter
 from harness.arena import Arena
@@ -741,7 +741,7 @@ class Nic:
         for queue in range(self.attached.queues):
             q = self._queue(queue)
             while True:
-                with q.lock:
+                with Deferred(), q.lock:
                     code = lib.nic_tx_flush(self.handle, queue)
                 if code < 0 and code not in (-errno.ENETDOWN, -errno.EFAULT):
                     raise self._queue_error(code, "send on", queue)
@@ -750,7 +750,7 @@ class Nic:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise self._ring_full(timeout)
                 pause = min(pause + 0.001, _DOWN_POLL_S)
-                time.sleep(pause)
+                self._waiter.wait(None, pause)
 
     def _is_down(self) -> bool:
         """Ask the kernel; an interface that cannot be asked after is not down but gone."""
@@ -827,6 +827,16 @@ class Nic:
             **{n: sum(getattr(info.queue[i], n) for i in self._which(queue)) for n in names}
         )
 
+    def rings(self, queue: int = 0) -> tuple[RingPositions, RingPositions]:
+        """Look at the receive and the transmit ring of a queue; from any thread."""
+        (queue,) = self._which(queue)
+        r = ffi.new("struct nic_ring *")
+        found = []
+        for tx in (False, True):
+            lib.nic_get_ring(self.handle, queue, tx, r)
+            found.append(RingPositions(r.size, r.avail, r.used, r.taken))
+        return found[0], found[1]
+
     def fault_stats(self) -> FaultStats:
         """Count the faults that were done.
 
@@ -845,20 +855,28 @@ class Nic:
             raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
         return (queue,)
 
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Let nobody receive, send or close meanwhile.
+
+        Raises:
+            ClosedError: the NIC is closed.
+        """
+        with contextlib.ExitStack() as stack:
+            for q in self._queues:
+                stack.enter_context(q.lock)
+            if self._nic is None:
+                raise ClosedError("use", "NIC", "it is closed")
+            yield
+
     def check(self) -> None:
         """Check conservation at this moment: each page and frame of the rings is where it belongs.
 
         Raises:
             RingError: a page or frame is lost or doubled.
         """
-        locks = [q.lock for q in self._queues]
-        for lock in locks:
-            lock.acquire()
-        try:
+        with self._held():
             code = lib.nic_check(self.handle)
-        finally:
-            for lock in locks:
-                lock.release()
         if code:
             raise RingError("check", repr(self), "a page or frame of a ring is lost or doubled")
 

@@ -18,6 +18,7 @@ from harness.cli.listen import listen
 from harness.cli.options import Debug
 from harness.cli.replay import replay
 from harness.cli.send import send
+from harness.cli.top import top
 from harness.cli.trial import trial
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command()(listen)
 app.command(context_settings={"allow_interspersed_args": False})(capture)
 app.command()(replay)
 app.command()(inspect)
+app.command()(top)
 app.command()(doctor)
 
 

@@ -58,7 +58,9 @@ def inspect(
     check_json(json_path)
     if file is not None and page is None:
         raise typer.BadParameter("--file needs --page")
-    found = ask(_only() if pid is None else pid, page, file=None if file is None else _file(file))
+    found = ask(
+        only_process() if pid is None else pid, page, file=None if file is None else _file(file)
+    )
     write_json(json_path, found)
     console = console_for(json_path)
     if not found["arenas"]:
@@ -67,7 +69,7 @@ def inspect(
         _show(console, found["pid"], arena)
 
 
-def _only() -> int:
+def only_process() -> int:
     """Find the one process that has an arena."""
     pids = processes()
     if len(pids) != 1:

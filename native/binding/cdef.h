@@ -467,6 +467,13 @@ int nic_queue_error(const struct nic *n, unsigned queue);
 const char *vq_error_name(int error);
 int nic_tx_flush(struct nic *n, unsigned queue);
 unsigned nic_tx_room(const struct nic *n, unsigned queue, unsigned segs);
+struct nic_ring {
+    uint32_t size;
+    uint16_t avail;
+    uint16_t used;
+    uint16_t taken;
+};
+void nic_get_ring(const struct nic *n, unsigned queue, bool tx, struct nic_ring *out);
 int nic_check(struct nic *n);
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
 struct vq_desc {

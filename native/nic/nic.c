@@ -908,6 +908,20 @@ nic_check(struct nic *n)
 }
 
 void
+nic_get_ring(const struct nic *n, unsigned queue, bool tx, struct nic_ring *out)
+{
+    const struct nic_queue *q = &n->q[queue];
+    const struct vring *r = tx ? &q->tx_ring : &q->rx_ring;
+    const uint64_t *taken = tx ? &q->stats.tx_completed : &q->stats.rx_returned;
+
+    /* In this order, so that whatever goes on meanwhile, none is seen to be ahead of the next. */
+    out->size = r->num;
+    out->taken = (uint16_t)__atomic_load_n(taken, __ATOMIC_ACQUIRE);
+    out->used = __atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE);
+    out->avail = __atomic_load_n(&r->avail->idx, __ATOMIC_ACQUIRE);
+}
+
+void
 nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out)
 {
     const struct nic_queue *q = &n->q[queue];

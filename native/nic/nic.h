@@ -163,6 +163,21 @@ enum vq_error nic_queue_error(const struct nic *n, unsigned queue);
 /* nic_check() - conservation at this moment; 0, or -EINVAL when a page or chain is lost or doubled. */
 int nic_check(struct nic *n);
 
+/*
+ * A ring as both halves have it, for somebody who looks on: positions that count to 65536 and begin again.
+ * taken <= used <= avail: between the last two is what the device has, before that what the driver has yet
+ * to take.
+ */
+struct nic_ring {
+    uint32_t size;
+    uint16_t avail; /* driver's producer: chains published */
+    uint16_t used;  /* device's producer: chains it is through with */
+    uint16_t taken; /* driver's consumer */
+};
+
+/* nic_get_ring() - look at the transmit or the receive ring of a queue, from any thread. */
+void nic_get_ring(const struct nic *n, unsigned queue, bool tx, struct nic_ring *out);
+
 void nic_get_stats(struct nic *n, unsigned queue, struct nic_queue_stats *out);
 void nic_describe(struct nic *n, struct device_info *out);
 
