@@ -12,7 +12,8 @@ class NicStats:
     """Counters of the driver since attach.
 
     They add up: rx_posted = rx_returned + rx_outstanding; rx_received = rx_delivered + rx_dropped;
-    rx_returned = rx_pages_delivered + rx_headers_delivered + rx_recycled; tx_queued = tx_completed + tx_outstanding.
+    rx_returned = rx_pages_delivered + rx_headers_delivered + rx_recycled;
+    tx_queued = tx_completed + tx_outstanding.
 
     Attributes:
         rx_posted: buffers put on the receive rings: pages, and with header split room for headers.
@@ -21,7 +22,8 @@ class NicStats:
         rx_delivered: frames passed up.
         rx_pages_delivered: pages of those.
         rx_headers_delivered: buffers with headers that were split off.
-        rx_split_hit: frames whose headers were as long as header_split: their payload starts on a page.
+        rx_split_hit: frames whose headers were as long as header_split: their payload starts on a
+            page.
         rx_split_miss: frames whose headers were not.
         rx_recycled: buffers of dropped frames, posted again.
         rx_bytes: bytes of frames passed up.

@@ -97,11 +97,12 @@ class Nic:
         capture: keep a copy of what passes; a Capture serves one NIC, which closes it.
         header_split: bytes, 14 to 156: so much of each frame comes in a buffer of its own, and what
             follows starts on a page of its own. For TCP over IPv4 with timestamps: 66. 0: not.
-        low_water: new pages are made known to the device when it has fewer than these left; 0: after
-            every burst. Saves notifications where the device works on its own.
+        low_water: new pages are made known to the device when it has fewer than these left; 0:
+            after every burst. Saves notifications where the device works on its own.
         coalesce_us: after frames came, who waits for more is woken only when this is over,
             microseconds; 0: by every frame.
-        coalesce_frames: or when so many came, where the device tells (vhost_net); 0: the time alone.
+        coalesce_frames: or when so many came, where the device tells (vhost_net); 0: the time
+            alone.
         offloads: None: all that the device can do. Frames of up to 64 KiB then come in one piece,
             with sums left to do (`Frame.offload`); Offloads.NONE shows frames as on a wire.
 
