@@ -153,12 +153,19 @@ class UserArea(Collected):
     def offset_for(self, source: Mbuf | Chain) -> int:
         """Return where to receive a chain so that the boundaries of its pages fall on the area's.
 
-        That is the place of its first byte in its page.
+        What the first byte outside of an mbuf has before it, in its page and in the chain, decides:
+        a header that was split off is received at the end of the page before.
         """
         m = source.handle if isinstance(source, Mbuf) else source._chain("look at")
         info = ffi.new("struct mb_info *")
-        lib.mb_describe(m, info)
-        return int(ffi.cast("uintptr_t", info.data)) % PAGE_SIZE
+        before = 0
+        while m != ffi.NULL:
+            lib.mb_describe(m, info)
+            if info.flags & lib.M_EXT and info.len:
+                return (int(ffi.cast("uintptr_t", info.data)) - before) % PAGE_SIZE
+            before += info.len
+            m = info.next
+        return 0
 
     def stats(self) -> FlipStats:
         """Count what was flipped, what was copied, and why."""

@@ -154,6 +154,10 @@ harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
         }
         f->buf[f->n++] = buf;
     }
+    for (unsigned i = 0; i < f->n; i++) {
+        if (is_page(n, f->buf[i]))
+            vm_page_event(f->buf[i], VPE_RECEIVE);
+    }
     COUNT(q->stats.rx_returned, f->n);
     COUNT(q->stats.rx_received, 1);
     return true;

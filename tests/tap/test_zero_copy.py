@@ -132,6 +132,18 @@ def test_a_page_that_was_received_becomes_the_users(wire, frame_of):
     w.nic.check()
 
 
+def test_a_payload_behind_its_header_is_flipped_from_its_first_byte(wire, frame_of):
+    w = wire(mtu=65520, header_split=14)
+    w.kernel.send(frame_of(14 + 4 * PAGE_SIZE))
+    (frame,) = w.nic.recv(timeout=5)
+    with UserArea(8, arena=w.nic.arena) as area:
+        at = area.offset_for(frame)
+        assert at == PAGE_SIZE - 14
+        assert recv_flip(frame, area, at) == 14 + 4 * PAGE_SIZE
+        assert bytes(area.view(at, 14 + 4 * PAGE_SIZE)) == frame_of(14 + 4 * PAGE_SIZE)
+        assert (area.stats().pages_flipped, area.stats().bytes_copied) == (4, 14)
+
+
 def test_what_the_transmit_ring_points_at_is_the_page_cache(tmp_path):
     pages = 4096
     path = tmp_path / "payload"
