@@ -38,6 +38,7 @@ class NicStats:
         tx_drop_size: frames refused as longer than the MTU allows.
         tx_linearized: frames of too many pieces, copied into fewer.
         tx_csum_soft: frames summed in software.
+        tx_gso_soft: super-frames cut in software; their frames count as queued.
         tx_fault: frames not summed because a file page was gone.
         tx_stopped: frames given back unsent by close().
         rx_outstanding: buffers on the receive rings now; constant while attached.
@@ -65,6 +66,7 @@ class NicStats:
     tx_drop_size: int
     tx_linearized: int
     tx_csum_soft: int
+    tx_gso_soft: int
     tx_fault: int
     tx_stopped: int
     rx_outstanding: int

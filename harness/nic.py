@@ -631,7 +631,6 @@ class Nic:
             FrameSizeError: longer than the MTU allows. As with each of these, the frames before it
                 were sent.
             FrameError: shorter than an Ethernet header, or offload fields that make no sense.
-            UnsupportedError: a super-frame of a kind that was not negotiated.
             ResourceError: out of pages or mbufs.
             RingFullError: no room came in time.
             DeviceGoneError: the interface was removed. What is on the ring comes back with close().
@@ -785,10 +784,6 @@ class Nic:
                 "out of pages or mbufs",
                 "release frames, or a larger arena",
                 errno=-code,
-            )
-        if code == -errno.EOPNOTSUPP:
-            return UnsupportedError(
-                "send", what, "this kind of super-frame was not negotiated", errno=-code
             )
         return self._queue_error(code, "send on", queue)
 

@@ -409,6 +409,7 @@ struct nic_queue_stats {
     uint64_t tx_drop_size;
     uint64_t tx_linearized;
     uint64_t tx_csum_soft;
+    uint64_t tx_gso_soft;
     uint64_t tx_fault;
     uint64_t tx_stopped;
     uint64_t rx_outstanding;

@@ -11,6 +11,7 @@
 
 #include "arena/guard.h"
 #include "nic/csum.h"
+#include "nic/gso.h"
 #include "nic/headers.h"
 
 #define ETHER_HDR_LEN 14u
@@ -471,17 +472,16 @@ is_tagged(const struct mbuf *m)
            ((type[0] == 0x81 && type[1] == 0x00) || (type[0] == 0x88 && type[1] == 0xa8));
 }
 
-/* check_tx() - may this packet go out? GSO type, or a negative errno */
+/* check_tx() - may this packet go out? GSO type, the offload it needs in *@need; or a negative errno */
 static int
-check_tx(const struct nic *n, const struct mbuf *m)
+check_tx(const struct nic *n, const struct mbuf *m, uint32_t *need)
 {
     if (!(m->m_flags & M_PKTHDR) || m->m_pkthdr.len < (int32_t)ETHER_HDR_LEN)
         return -EINVAL;
     const struct pkthdr *p = &m->m_pkthdr;
     uint32_t len = (uint32_t)p->len;
     uint32_t link_max = n->config.mtu + ETHER_HDR_LEN;
-    uint32_t need;
-    int gso = gso_of(p, &need);
+    int gso = gso_of(p, need);
 
     if (gso < 0)
         return gso;
@@ -492,8 +492,6 @@ check_tx(const struct nic *n, const struct mbuf *m)
         link_max += ETHER_VLAN_LEN;
     if (gso == NET_HDR_GSO_NONE)
         return len > link_max ? -EMSGSIZE : 0;
-    if (!(n->offloads & need))
-        return -EOPNOTSUPP;
     /* The kernel sums each segment anew: a super-frame without a partial sum means nothing. */
     if (!(p->csum_flags & CSUM_PARTIAL) || p->tso_segsz == 0 || p->hdr_len < ETHER_HDR_LEN ||
         p->hdr_len > len)
@@ -540,7 +538,7 @@ gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg, char **lea
 
 /* linearize() - a copy of the packet in as few pages as it needs; NULL when out of them */
 static struct mbuf *
-linearize(struct nic *n, struct mbuf *m)
+linearize(struct nic *n, struct nic_queue *q, struct mbuf *m)
 {
     uint32_t left = (uint32_t)m->m_pkthdr.len;
     struct mbuf *top = mb_gethdr(n->mbufs);
@@ -561,6 +559,7 @@ linearize(struct nic *n, struct mbuf *m)
         left -= part;
         if (left == 0) {
             top->m_pkthdr = m->m_pkthdr;
+            COUNT(q->stats.tx_linearized, 1);
             return top;
         }
         c->m_next = mb_get(n->mbufs);
@@ -569,52 +568,57 @@ linearize(struct nic *n, struct mbuf *m)
     return NULL;
 }
 
-int
-nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
+/* reserve() - are so many descriptors free, now or after a look at what is completed? 0 or -errno */
+static int
+reserve(struct nic_queue *q, unsigned nseg)
 {
-    if (queue >= n->config.nqueues)
-        return -EINVAL;
-    struct nic_queue *q = &n->q[queue];
+    if (nseg > q->tx.num)
+        return -EMSGSIZE;
+    if (nseg > q->tx.num_free)
+        reap(q);
+    if (nseg <= q->tx.num_free)
+        return 0;
+    COUNT(q->stats.tx_busy, 1);
+    return -ENOBUFS;
+}
+
+/* finish_sum() - the sum of a packet that the device would not finish; 0 or -errno */
+static int
+finish_sum(struct nic_queue *q, struct mbuf *m)
+{
+    int err = csum_finish(m);
+
+    if (err)
+        COUNT(q->stats.tx_fault, 1);
+    else
+        COUNT(q->stats.tx_csum_soft, 1);
+    return err;
+}
+
+/* tx_packet() - one packet, as the device takes it, on the ring; as nic_tx() */
+static int
+tx_packet(struct nic *n, struct nic_queue *q, struct mbuf *m, int gso)
+{
     struct vq_seg seg[NET_TX_SEGS];
     struct mbuf *copy = NULL;
-    int gso = check_tx(n, m);
-
-    if (gso < 0) {
-        COUNT(q->stats.tx_drop_size, gso == -EMSGSIZE);
-        return gso;
-    }
-    if (q->tx.error)
-        return -EPROTO;
     struct pkthdr *p = &m->m_pkthdr;
     bool soft = (p->csum_flags & CSUM_PARTIAL) && !(n->offloads & OFFLOAD_CSUM);
     char *lead;
     unsigned nseg = gather(n, m, seg, &lead);
 
     if (nseg == 0 || nseg > q->tx.num || (soft && !csum_field_writable(m))) {
-        copy = linearize(n, m);
-        nseg = copy ? gather(n, copy, seg, &lead) : 0;
-        if (nseg == 0 || nseg > q->tx.num) {
-            m_freem(copy);
-            return copy ? -EMSGSIZE : -ENOMEM;
-        }
-        COUNT(q->stats.tx_linearized, 1);
+        copy = linearize(n, q, m);
+        if (copy == NULL)
+            return -ENOMEM;
+        nseg = gather(n, copy, seg, &lead);
     }
-    if (nseg > q->tx.num_free)
-        reap(q);
-    if (nseg > q->tx.num_free) {
-        m_freem(copy);
-        COUNT(q->stats.tx_busy, 1);
-        return -ENOBUFS;
-    }
-    if (soft) {
-        int err = csum_finish(copy ? copy : m);
+    int err = reserve(q, nseg);
 
-        if (err) {
-            COUNT(q->stats.tx_fault, 1);
-            m_freem(copy);
-            return err;
-        }
-        COUNT(q->stats.tx_csum_soft, 1);
+    if (!err && soft)
+        err = finish_sum(q, copy ? copy : m);
+    if (err) {
+        m_freem(copy);
+        return err;
     }
 
     struct net_hdr h = {0};
@@ -641,6 +645,67 @@ nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
     if (copy)
         m_freem(m);
     return 0;
+}
+
+/* tx_cut() - a super-frame that the device would not cut: all of its frames on the ring, or none */
+static int
+tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
+{
+    struct vq_seg seg[NET_TX_SEGS];
+    struct mbuf *list, *copy = NULL;
+    unsigned nseg = 0;
+    char *lead;
+
+    /* Whatever can go wrong with a frame goes wrong before the first is on the ring. */
+    if (gather(n, m, seg, &lead) == 0) {
+        copy = linearize(n, q, m);
+        if (copy == NULL)
+            return -ENOMEM;
+    }
+    int err = gso_cut(copy ? copy : m, &list);
+
+    m_freem(copy); /* the frames hold its pages */
+    if (err < 0)
+        return err;
+    for (const struct mbuf *f = list; f; f = f->m_nextpkt)
+        nseg += gather(n, f, seg, &lead);
+    err = reserve(q, nseg);
+    for (struct mbuf *f = list; f && !err && !(n->offloads & OFFLOAD_CSUM); f = f->m_nextpkt) {
+        err = finish_sum(q, f);
+        f->m_pkthdr.csum_flags = 0;
+    }
+    if (err) {
+        gso_free(list);
+        return err;
+    }
+    while (list) {
+        struct mbuf *f = list;
+
+        list = f->m_nextpkt;
+        f->m_nextpkt = NULL;
+        tx_packet(n, q, f, NET_HDR_GSO_NONE);
+    }
+    COUNT(q->stats.tx_gso_soft, 1);
+    m_freem(m);
+    return 0;
+}
+
+int
+nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
+{
+    if (queue >= n->config.nqueues)
+        return -EINVAL;
+    struct nic_queue *q = &n->q[queue];
+    uint32_t need;
+    int gso = check_tx(n, m, &need);
+
+    if (gso < 0) {
+        COUNT(q->stats.tx_drop_size, gso == -EMSGSIZE);
+        return gso;
+    }
+    if (q->tx.error)
+        return -EPROTO;
+    return need & ~n->offloads ? tx_cut(n, q, m) : tx_packet(n, q, m, gso);
 }
 
 int

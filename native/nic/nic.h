@@ -76,6 +76,7 @@ struct nic_queue_stats {
     uint64_t tx_drop_size;   /* longer than MTU allows, or not a frame */
     uint64_t tx_linearized;  /* chains with too many segments, copied into fewer */
     uint64_t tx_csum_soft;   /* frames summed in software */
+    uint64_t tx_gso_soft;    /* super-frames cut in software */
     uint64_t tx_fault;       /* frames not summed because a file page was gone */
     uint64_t tx_stopped;     /* frames given back unsent by nic_detach() */
     uint64_t rx_outstanding; /* buffers of the receive ring now: constant while attached */
@@ -127,8 +128,8 @@ int nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
  *
  * Return: 0; -ENOBUFS when the ring is full: flush, and try again; -EMSGSIZE for a frame longer than the MTU (or
  * segment size) allows; -EINVAL for less than an Ethernet header or offload fields that make no sense;
- * -EOPNOTSUPP for a super-frame of a kind that was not negotiated; -EFAULT when a file page that was to be
- * summed here had gone; -ENOMEM.
+ * -EFAULT when a file page that was to be summed here had gone; -ENOMEM. A super-frame of a kind that was not
+ * negotiated is cut here: all of its frames are put on the ring, or none.
  */
 int nic_tx(struct nic *n, unsigned queue, struct mbuf *m);
 

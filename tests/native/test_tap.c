@@ -53,6 +53,7 @@ static int (*create)(const int *fds, unsigned nqueues, struct device **out);
 static bool async;     /* vhost_net: frames go out some time after the flush */
 static uint32_t split; /* header split of the NICs to come */
 static uint32_t coalesce_us;
+static uint32_t ring = RING;
 
 static struct {
     int fd;     /* the TAP queue */
@@ -106,7 +107,7 @@ static void
 set_up_machine(uint32_t mtu, uint32_t offloads, const struct machine_config *mc)
 {
     const struct nic_config nc = {.nqueues = 1,
-                                  .rx_ring_size = RING,
+                                  .rx_ring_size = ring,
                                   .tx_ring_size = 2 * RING,
                                   .mtu = mtu,
                                   .offloads = offloads,
@@ -535,6 +536,35 @@ test_too_long(void)
     tear_down();
 }
 
+/* A frame longer than the whole ring has room for is dropped whole, at once, and counted. */
+static void
+test_small_ring(void)
+{
+    static uint8_t frame[40000];
+    uint32_t len[30];
+    struct device_info info;
+
+    ring = 8;
+    for (split = 0; split <= 66; split += 66) { /* a quarter of the ring is for headers then */
+        set_up(65000, 0, false);
+        for (unsigned i = 0; i < 30; i++) {
+            len[i] = 60 + random_below(20000);
+            make_frame(frame, i, len[i]);
+            CHECK_EQ(send(net.packet, frame, len[i], 0), len[i]);
+            make_frame(frame, 0, 34000);
+            CHECK_EQ(send(net.packet, frame, 34000, 0), 34000);
+        }
+        receive(0, 30, len, 8);
+        while (nic_rx_burst(net.nic, 0, &(struct mbuf *){NULL}, 1) > 0)
+            CHECK(!"another frame");
+        nic_describe(net.nic, &info);
+        CHECK_EQ(info.queue[0].rx_truncated, 30);
+        tear_down();
+    }
+    ring = RING;
+    split = 0;
+}
+
 /* TCP super-frames, whole in both directions: @copies of @len bytes at a time on the way out. */
 static void
 test_super_frames(uint16_t len, unsigned copies)
@@ -929,6 +959,7 @@ main(int argc, char **argv)
         test_coalescing();
         test_bad_frames();
         test_too_long();
+        test_small_ring();
     }
     test_super_frames(60054, 2);
     test_super_frames(10054, 12);
