@@ -235,6 +235,9 @@ test_pbuf(void)
 int
 main(void)
 {
+#ifdef __SANITIZE_THREAD__
+    SKIP("ThreadSanitizer needs mappings itself, and ends the program without");
+#endif
     test_steal();
     test_lwbuf();
     test_pbuf();
