@@ -247,6 +247,8 @@ inet_poll(struct inet *in)
 
     in->now = in->clock(in->clock_arg);
     in->work = false;
+    /* Of a device that works on its own: what it sent since need not wait for the next frame. */
+    nic_tx_reap(in->nic, in->queue);
     for (unsigned round = 0; round < INET_BURSTS; round++) {
         n = nic_rx_burst(in->nic, in->queue, burst, INET_BURST);
         if (n <= 0)
