@@ -65,7 +65,7 @@ class Host:
         return self._pool.submit(work, *arguments)
 
     def settle(self):
-        """Wait for a device that works on its own: what was acknowledged may be on its ring still."""
+        """Wait for vhost_net: what was acknowledged may lie on its ring still."""
         deadline = time.monotonic() + 60
         while self.nic.stats().tx_outstanding:
             assert time.monotonic() < deadline
