@@ -58,6 +58,14 @@ install_packages() {
     apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# The tests give an emulated machine more time.
+tell_if_emulated() {
+    sed -i '/^HARNESS_IN_VM=/d' /etc/environment
+    if [ "$(systemd-detect-virt --vm 2>/dev/null)" = qemu ]; then
+        echo HARNESS_IN_VM=tcg >>/etc/environment
+    fi
+}
+
 set_up_devices() {
     printf '%s\n' tun vhost_net >/etc/modules-load.d/nic-harness.conf
     # In a container, and with a kernel built otherwise, they may be there without being modules.
@@ -98,6 +106,7 @@ while [ $# -gt 0 ]; do
 done
 [ "$(id -u)" = 0 ] || die "only root can set up a machine: sudo $0"
 install_packages
+tell_if_emulated
 set_up_devices
 set_up_project
 say "ready: $(uname -r)"

@@ -52,7 +52,8 @@ set(unsigned long request, struct ifreq ifr, const char *name)
     int s = socket(AF_INET, SOCK_DGRAM, 0);
 
     strcpy(ifr.ifr_name, name);
-    CHECK_EQ(ioctl(s, request, &ifr), 0);
+    /* Linux 6.1 lets nobody but the host's root lengthen a queue; its own 500 will do. */
+    CHECK(ioctl(s, request, &ifr) == 0 || (request == SIOCSIFTXQLEN && errno == EPERM));
     close(s);
 }
 

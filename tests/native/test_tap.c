@@ -322,11 +322,17 @@ static void
 test_both_ways(uint32_t mtu, uint32_t offloads, bool strict)
 {
     uint32_t number = 0;
+    int room = 0;
+    socklen_t size = sizeof(room);
 
     set_up(mtu, offloads, strict);
+    /* Without root the socket's buffer stays small, and the kernel charges it twice for a frame. */
+    CHECK_EQ(getsockopt(net.packet, SOL_SOCKET, SO_RCVBUF, &room, &size), 0);
+    unsigned most = 1 + (unsigned)room / (3 * (mtu + 1024));
+
     /* An emulated machine is ten times as slow, and says so. */
     for (int round = 0; round < (getenv("HARNESS_IN_VM") ? 6 : 60); round++) {
-        unsigned n = 1 + random_below(120);
+        unsigned n = 1 + random_below(most < 120 ? most : 120);
 
         test_receive(number, n, mtu);
         test_transmit(number + 1000, n, mtu);
