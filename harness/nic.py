@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self
 
 from harness import device as _device
 from harness._aio import Sleepers
 from harness._live import track
 from harness._native import ffi, lib
 from harness._nic_stats import DeviceStats, NicStats, RingPositions
+from harness._queue import BURST, QueuePair, Sendable
 from harness._rtnl import mac_bytes
 from harness._waiter import Waiter
 from harness.arena import Arena
@@ -26,9 +24,6 @@ from harness.errors import (
     ArgumentError,
     BusyError,
     ClosedError,
-    DeviceGoneError,
-    FrameError,
-    FrameSizeError,
     HarnessError,
     LinkDownError,
     ResourceError,
@@ -38,18 +33,13 @@ from harness.errors import (
     error_from_errno,
 )
 from harness.faults import Faults, FaultStats, fault_stats
-from harness.frame import NO_OFFLOAD, Chain, Frame, Offload
-from harness.mbuf import Deferred, Mbuf
+from harness.frame import Frame, Offload
+from harness.mbuf import Deferred
 from harness.receiver import Callback, Receiver
 from harness.tap import Tap
 
 __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
 
-#: Anything with a contiguous buffer of bytes.
-Bytes: TypeAlias = bytes | bytearray | memoryview
-Sendable: TypeAlias = Bytes | Chain | Mbuf
-
-_BURST = 64  # frames that one call into C moves at most
 _FAULTS_TICK_S = 0.001  # how often to look whether a delayed frame is due
 _DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
 
@@ -60,20 +50,6 @@ class SupportsClose(Protocol):
     def close(self) -> None:
         """Let go of the queue."""
         ...
-
-
-class _Queue:
-    """A queue pair and the lock that makes it belong to one thread at a time."""
-
-    __slots__ = ("frames", "left", "lock", "taken", "tx", "wait_fd")
-
-    def __init__(self, wait_fd: int) -> None:
-        self.lock = threading.Lock()
-        self.left: deque[Frame] = deque()  # harvested by an iteration and not taken from it yet
-        self.wait_fd = wait_fd
-        self.frames = ffi.new("struct frame[]", _BURST)
-        self.tx = ffi.new("struct frame_tx[]", _BURST)
-        self.taken = ffi.new("unsigned *")
 
 
 class Nic:
@@ -240,8 +216,19 @@ class Nic:
             mac=self.tap.nic_mac,
             why_not=why_not,
         )
-        self._queues = [_Queue(info.wait_fd[i]) for i in range(queues)]
-        self._waiter = Waiter()
+        waiter = self._waiter = Waiter()
+        self._queues = [
+            QueuePair(
+                self._nic,
+                i,
+                info.wait_fd[i],
+                interface=self.tap.name,
+                mtu=mtu,
+                free=self.arena._free_chain,
+                waiter=waiter,
+            )
+            for i in range(queues)
+        ]
         if capture is not None:
             self._capture = capture
             capture._start(self.tap.name, mac_bytes(self.tap.nic_mac), self.attached.device)
@@ -347,7 +334,7 @@ class Nic:
                         self._nic = self._faults = None
                     finally:
                         for q in self._queues:
-                            q.left.clear()
+                            q.close()
                             q.lock.release()
             except BaseException as e:
                 failed = failed or e
@@ -377,7 +364,7 @@ class Nic:
 
     def recv(
         self,
-        max: int = _BURST,  # noqa: A002 - reads best where it is called
+        max: int = BURST,  # noqa: A002 - reads best where it is called
         timeout: float | None = None,
         *,
         queue: int = 0,
@@ -403,7 +390,7 @@ class Nic:
         deadline = None if timeout is None else time.monotonic() + timeout
         q = self._queue(queue)
         while True:
-            frames, down = self._harvest(q, queue, max)
+            frames, down = q.harvest(max)
             if frames:
                 return frames
             left = None if deadline is None else deadline - time.monotonic()
@@ -416,7 +403,7 @@ class Nic:
 
     def recv_burst(
         self,
-        max: int = _BURST,  # noqa: A002 - as recv()
+        max: int = BURST,  # noqa: A002 - as recv()
         timeout: float | None = None,
         *,
         queue: int = 0,
@@ -434,7 +421,7 @@ class Nic:
         frames = ffi.new("struct frame[]", max)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            got, down = self._harvest_into(q, queue, frames, max)
+            got, down = q.harvest_into(frames, max)
             left = None if deadline is None else deadline - time.monotonic()
             if got or (left is not None and left <= 0):
                 if not got and (down or (timeout and self._is_down())):
@@ -446,7 +433,7 @@ class Nic:
         self,
         callback: Callback,
         *,
-        max: int = _BURST,  # noqa: A002 - as recv()
+        max: int = BURST,  # noqa: A002 - as recv()
         queue: int = 0,
     ) -> Receiver:
         """Pass what is received to a callback, on a thread of its own, until it is stopped.
@@ -473,7 +460,7 @@ class Nic:
             return seconds
         return self._tick_s if seconds is None else min(seconds, self._tick_s)
 
-    def _sleep(self, q: _Queue, seconds: float | None, down: bool) -> None:
+    def _sleep(self, q: QueuePair, seconds: float | None, down: bool) -> None:
         """Wait until a queue has frames, perhaps, for so long at most."""
         if down:
             seconds = _DOWN_POLL_S if seconds is None else min(seconds, _DOWN_POLL_S)
@@ -487,7 +474,7 @@ class Nic:
         while True:
             try:
                 q = self._queue(0)
-                down = self._harvest_ahead(q, 0)
+                down = q.harvest_ahead()
             except ClosedError:
                 return
             # Nothing here keeps a frame that the caller let go of; another thread may iterate too.
@@ -501,7 +488,7 @@ class Nic:
         while True:
             try:
                 q = self._queue(0)
-                down = self._harvest_ahead(q, 0)
+                down = q.harvest_ahead()
             except ClosedError:
                 return
             with contextlib.suppress(IndexError):
@@ -515,7 +502,7 @@ class Nic:
         """Return a descriptor that is readable when frames wait (for select, asyncio)."""
         return self._queue(queue).wait_fd
 
-    def _queue(self, queue: int) -> _Queue:
+    def _queue(self, queue: int) -> QueuePair:
         if self._nic is None:
             raise ClosedError("use", "NIC", "it is closed")
         if not 0 <= queue < len(self._queues):
@@ -524,72 +511,6 @@ class Nic:
             user = self._users[queue]
             raise BusyError("use", f"queue {queue}", f"it belongs to {user!r}", "use that instead")
         return self._queues[queue]
-
-    def _harvest(self, q: _Queue, queue: int, most: int) -> tuple[list[Frame], bool]:
-        """Take what is there: frames, and whether the interface is down."""
-        frames: list[Frame] = []
-        free = self.arena._free_chain
-        try:
-            with Deferred(), q.lock:
-                while q.left and len(frames) < most:
-                    frames.append(q.left.popleft())
-                while len(frames) < most:
-                    want = min(most - len(frames), _BURST)
-                    got = self._rx(queue, q.frames, want)
-                    if got < 0:
-                        if frames:  # these first; the next call finds the same error
-                            break
-                        if got == -errno.ENETDOWN:
-                            return frames, True
-                        raise self._queue_error(got, "receive from", queue)
-                    frames += [Frame(q.frames[i], free, queue) for i in range(got)]
-                    if got < want:
-                        break
-        except BaseException:  # of a free routine: the frames are for the next call
-            q.left.extendleft(reversed(frames))
-            frames.clear()  # the traceback keeps the list
-            raise
-        return frames, False
-
-    def _harvest_ahead(self, q: _Queue, queue: int) -> bool:
-        """Take a burst for an iteration to go through; whether the interface is down."""
-        if q.left:
-            return False
-        frames, down = self._harvest(q, queue, _BURST)
-        q.left.extend(frames)
-        return down
-
-    def _harvest_into(self, q: _Queue, queue: int, frames: Any, most: int) -> tuple[int, bool]:
-        """Take what is there into a struct frame[]: how many, and whether the interface is down."""
-        have = 0
-        try:
-            with Deferred(), q.lock:
-                while q.left and have < most:
-                    q.left.popleft()._give(frames + have)
-                    have += 1
-                while have < most:
-                    want = min(most - have, _BURST)
-                    got = self._rx(queue, frames + have, want)
-                    if got < 0:
-                        if have:
-                            break
-                        if got == -errno.ENETDOWN:
-                            return 0, True
-                        raise self._queue_error(got, "receive from", queue)
-                    have += got
-                    if got < want:
-                        break
-        except BaseException:  # as in _harvest()
-            free = self.arena._free_chain
-            q.left.extendleft(Frame(frames[i], free, queue) for i in reversed(range(have)))
-            raise
-        return have, False
-
-    def _rx(self, queue: int, frames: Any, want: int) -> int:
-        """Call C, with the queue's lock held."""
-        if self._nic is None or self._waiter.closing:
-            raise ClosedError("receive from", self.tap.name, "the NIC was closed")
-        return int(lib.nic_rx_frames(self._nic, queue, frames, want))
 
     # Transmit
 
@@ -644,41 +565,31 @@ class Nic:
         batch: list[Sendable] = []
         for frame in frames:
             batch.append(frame)
-            if len(batch) == _BURST:
-                sent += self._send_batch(q, queue, batch, offload, timeout)
+            if len(batch) == BURST:
+                sent += self._send_batch(q, batch, offload, timeout)
                 batch = []
         if batch:
-            sent += self._send_batch(q, queue, batch, offload, timeout)
+            sent += self._send_batch(q, batch, offload, timeout)
         return sent
 
     def _send_batch(
         self,
-        q: _Queue,
-        queue: int,
+        q: QueuePair,
         batch: Sequence[Sendable],
         offload: Offload | None,
         timeout: float | None,
     ) -> int:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.0
-        done = 0
-        while True:
-            with Deferred(), q.lock:
-                if self._nic is None or self._waiter.closing:
-                    raise ClosedError("send on", self.tap.name, "the NIC was closed")
-                held = [_fill(q.tx[i], frame, offload) for i, frame in enumerate(batch[done:])]
-                code = lib.nic_tx_frames(self._nic, queue, q.tx, len(held), q.taken)
-                del held
-                done += q.taken[0]
-                if code == 0:
-                    return len(batch)
-                if code != -errno.ENOBUFS:
-                    raise self._send_error(code, batch[min(done, len(batch) - 1)], queue)
+        done = q.transmit(batch, offload)
+        while done < len(batch):
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._ring_full(timeout)
             # The device takes all it is given unless it is down: nothing to wait for but time.
             pause = min(pause + 0.001, _DOWN_POLL_S)
             self._waiter.wait(None, pause)
+            done += q.transmit(batch[done:], offload)
+        return done
 
     def wait_tx_room(
         self,
@@ -707,20 +618,13 @@ class Nic:
             raise ArgumentError("wait for room on", self.tap.name, problem, "ask for fewer")
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.0
-        while True:
-            with Deferred(), q.lock:
-                if self._nic is None or self._waiter.closing:
-                    raise ClosedError("send on", self.tap.name, "the NIC was closed")
-                code = lib.nic_tx_flush(self._nic, queue)
-                if code in (-errno.EPROTO, -errno.ENODEV):
-                    raise self._queue_error(code, "send on", queue)
-                if lib.nic_tx_room(self._nic, queue, pieces) >= frames:
-                    return True
+        while q.flush(pieces) < frames:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
             pause = min(pause + 0.001, _DOWN_POLL_S)
             self._waiter.wait(None, pause if left is None else min(left, pause))
+        return True
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the device has taken everything that was sent, and its buffers are free.
@@ -741,10 +645,7 @@ class Nic:
         for queue in range(self.attached.queues):
             q = self._queue(queue)
             while True:
-                with Deferred(), q.lock:
-                    code = lib.nic_tx_flush(self.handle, queue)
-                if code < 0 and code not in (-errno.ENETDOWN, -errno.EFAULT):
-                    raise self._queue_error(code, "send on", queue)
+                q.flush()
                 if self.stats(queue).tx_outstanding == 0:
                     break
                 if deadline is not None and time.monotonic() >= deadline:
@@ -764,41 +665,6 @@ class Nic:
         why = "the interface is down" if down else f"the ring was full for {timeout} s"
         remedy = "bring it up" if down else "wait longer or send less"
         return RingFullError("send on", self.tap.name, why, remedy)
-
-    def _send_error(self, code: int, frame: Sendable, queue: int) -> HarnessError:
-        chain = isinstance(frame, Chain | Mbuf)
-        size = len(frame) if chain else memoryview(frame).nbytes  # type: ignore[arg-type]
-        what = f"frame of {size} bytes on {self.tap.name}"
-        if code == -errno.EMSGSIZE:
-            return FrameSizeError(
-                "send", what, f"longer than MTU {self.mtu} allows", "raise the MTU", errno=-code
-            )
-        if code == -errno.EINVAL:
-            short = size < 14
-            problem = "shorter than an Ethernet header" if short else "offload fields make no sense"
-            return FrameError("send", what, problem, errno=-code)
-        if code == -errno.ENOMEM:
-            return ResourceError(
-                "send",
-                what,
-                "out of pages or mbufs",
-                "release frames, or a larger arena",
-                errno=-code,
-            )
-        return self._queue_error(code, "send on", queue)
-
-    def _queue_error(self, code: int, operation: str, queue: int) -> HarnessError:
-        if code == -errno.EPROTO:
-            why = ffi.string(lib.vq_error_name(lib.nic_queue_error(self._nic, queue))).decode()
-            return RingError(
-                operation,
-                f"{self.tap.name} queue {queue}",
-                f"the ring is broken: {why}",
-                errno=-code,
-            )
-        if code == -errno.ENODEV:
-            return DeviceGoneError(operation, self.tap.name, "the interface is gone", errno=-code)
-        return error_from_errno(code, operation, self.tap.name)
 
     # Questions
 
@@ -906,29 +772,3 @@ def _check_tuning(interface: str, device: str, ring_size: int, tuning: dict[str,
             "vhost_net fills pages as they come and splits no headers off",
             "use device tap_uring or tap_rw",
         )
-
-
-def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
-    """Describe a frame to send; what is returned must live until it is sent."""
-    if isinstance(frame, Chain):
-        tx.m = frame._chain("send")
-        tx.data = ffi.NULL
-        tx.len = len(frame)
-        default = frame.offload if isinstance(frame, Frame) else NO_OFFLOAD
-        (default if offload is None else offload)._put(tx)
-        return frame
-    if isinstance(frame, Mbuf):
-        tx.m = frame.handle
-        tx.data = ffi.NULL
-        tx.len = len(frame)
-        if frame.pkthdr_len != tx.len:
-            problem = f"pkthdr_len is {frame.pkthdr_len}"
-            raise FrameError("send", repr(frame), problem, "use m_gethdr(), and set pkthdr_len")
-        (NO_OFFLOAD if offload is None else offload)._put(tx)
-        return frame
-    held = ffi.from_buffer(frame)
-    tx.m = ffi.NULL
-    tx.data = held
-    tx.len = len(held)
-    (NO_OFFLOAD if offload is None else offload)._put(tx)
-    return held

@@ -97,7 +97,7 @@ class Receiver:
         try:
             q = self._nic._queue(self._queue)
             while not self._waiter.closing:
-                frames, down = self._nic._harvest(q, self._queue, self._most)
+                frames, down = q.harvest(self._most)
                 if frames:
                     self._callback(frames)
                     # Nothing here keeps a frame until the next one comes.

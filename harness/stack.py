@@ -19,6 +19,7 @@ from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from harness._live import track
 from harness._native import ffi, lib
+from harness._queue import Bytes
 from harness._waiter import Waiter
 from harness.errors import (
     ArgumentError,
@@ -34,7 +35,7 @@ from harness.errors import (
     error_from_errno,
 )
 from harness.frame import Chain
-from harness.nic import Bytes, Nic
+from harness.nic import Nic
 
 __all__ = [
     "Connection",
@@ -232,7 +233,7 @@ class Stack:
         self.nic = nic
         self.address = str(ours.ip)
         self.queue = queue
-        self._wait_fd = q.wait_fd
+        self._q = q
         self._inet = out[0]
         self._lock = threading.RLock()
         self._waiter = Waiter()
@@ -292,7 +293,7 @@ class Stack:
         if got == -errno.ENETDOWN:
             return 0, _DOWN_POLL_S, True
         if got < 0:
-            raise self.nic._queue_error(got, "receive from", self.queue)
+            raise self._q.error(got, "receive from")
         if got:
             # What came may be for a connection that another thread waits on.
             self._waiter.wake()
@@ -331,7 +332,7 @@ class Stack:
                 raise WaitTimeoutError(operation, what, f"nothing for {timeout} s")
             if not got and due != 0:
                 seconds = min((s for s in (left, due) if s is not None), default=None)
-                self._waiter.wait(None if down else self._wait_fd, self.nic._patience(seconds))
+                self._waiter.wait(None if down else self._q.wait_fd, self.nic._patience(seconds))
 
     # Connections
 
