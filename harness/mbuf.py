@@ -174,8 +174,9 @@ class Deferred(_Call):
     """A call into C with a lock held: free routines run at its end, when the lock is not held."""
 
     def __enter__(self) -> None:
-        super().__enter__()
-        _calls.deferred.append([])
+        calls = _calls
+        calls.raised.append([])
+        calls.deferred.append([])
 
     def __exit__(
         self,
@@ -183,9 +184,13 @@ class Deferred(_Call):
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for run in _calls.deferred.pop():
+        calls = _calls
+        for run in calls.deferred.pop():
             run()
-        super().__exit__(kind, value, trace)
+        if calls.raised[-1]:
+            super().__exit__(kind, value, trace)
+        else:
+            calls.raised.pop()
 
 
 # ---- chains ----
