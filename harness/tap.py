@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -10,14 +11,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness._live import track
+from harness._native import lib
 from harness._rtnl import LinkInfo, LinkStats, mac_bytes
-from harness.errors import ArgumentError, ClosedError, MtuError
+from harness.errors import (
+    ArgumentError,
+    ClosedError,
+    MtuError,
+    UnsupportedError,
+    error_from_errno,
+)
 from harness.netns import Namespace
 
 __all__ = ["Tap"]
 
 #: Queues that one NIC can have (NIC_MAX_QUEUES).
 _MAX_QUEUES = 16
+#: Bytes of the longest frame.
+_FRAME_MAX = 65553
 
 
 class Tap:
@@ -174,6 +184,38 @@ class Tap:
         if self.nic_address is None:
             raise ArgumentError("add neighbour to", self.name, "the TAP has no nic_address")
         self.namespace.add_neighbour(self.name, str(self.nic_address.ip), self.nic_mac)
+
+    def steer(self, byte: int | None) -> None:
+        """Say which queue a frame of the kernel's comes to.
+
+        Args:
+            byte: offset from the start of the Ethernet header: the queue is that byte of the frame
+                modulo the number of queues, by a BPF program (TUNSETSTEERINGEBPF). A shorter frame
+                comes to queue 0. None: the kernel's own choice again, by a hash of addresses and
+                ports.
+
+        Raises:
+            ArgumentError: the offset is out of range.
+            UnsupportedError: bpf(2) is not allowed here, or the kernel's TAP has no steering.
+            ClosedError: the TAP is closed.
+        """
+        self._open("steer")
+        if byte is None:
+            code = lib.tap_steer_automatic(self.fds[0])
+        elif 0 <= byte <= _FRAME_MAX:
+            code = lib.tap_steer_by_byte(self.fds[0], byte)
+        else:
+            raise ArgumentError("steer", self.name, f"byte={byte}", f"0 to {_FRAME_MAX}")
+        if code == -errno.EPERM:
+            raise UnsupportedError(
+                "steer",
+                self.name,
+                "bpf(2) is not allowed here",
+                "be root, or have CAP_BPF, or sysctl kernel.unprivileged_bpf_disabled=0",
+                errno=-code,
+            )
+        if code:
+            raise error_from_errno(code, "steer", self.name)
 
     def packet_socket(self, proto: int = 0x0003) -> socket.socket:
         """AF_PACKET socket on the kernel's side; see Namespace.packet_socket()."""

@@ -9,6 +9,7 @@
 #include "device/capture.h"
 #include "device/device.h"
 #include "device/faults.h"
+#include "device/steering.h"
 #include "device/pcapng.h"
 #include "inet/inet.h"
 #include "kva/quick.h"

@@ -420,6 +420,8 @@ struct nic_queue_stats {
 int tap_rw_create(const int *fds, unsigned nqueues, struct device **out);
 int tap_uring_create(const int *fds, unsigned nqueues, struct device **out);
 int vhost_net_create(const int *fds, unsigned nqueues, struct device **out);
+int tap_steer_by_byte(int fd, uint32_t offset);
+int tap_steer_automatic(int fd);
 int vhost_net_missing(uint64_t *missing);
 void device_destroy(struct device *d);
 
