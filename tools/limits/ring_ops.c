@@ -18,6 +18,8 @@
 #include <linux/if_tun.h>
 #include <linux/virtio_net.h>
 #include <net/if.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -35,6 +37,7 @@
 
 #include "bsd/machine.h"
 #include "device/device.h"
+#include "device/steering.h"
 #include "nic/nic.h"
 #include "ring/uring.h"
 
@@ -43,6 +46,7 @@
 #define OUR_TYPE 0x88b5 /* IEEE 802, local experimental: nobody on the kernel's side wants it */
 #define TCP_HDRS 54u    /* Ethernet, IPv4, TCP */
 #define MSS 1446u
+#define STEER 20u
 
 static struct machine *machine;
 
@@ -175,6 +179,27 @@ open_wire(struct wire *w, unsigned nqueues, unsigned mtu, bool gso)
         die("PACKET_VNET_HDR");
 }
 
+/* set_address() - the kernel's side is 198.18.9.1/24 */
+static void
+set_address(const struct wire *w)
+{
+    struct ifreq ifr = {0};
+    struct sockaddr_in *at = (struct sockaddr_in *)(void *)&ifr.ifr_addr;
+    int s = socket(AF_INET, SOCK_DGRAM, 0);
+
+    if (ioctl(w->fd[0], TUNGETIFF, &ifr) < 0)
+        die("name");
+    memset(&ifr.ifr_addr, 0, sizeof(ifr.ifr_addr));
+    at->sin_family = AF_INET;
+    at->sin_addr.s_addr = htonl(0xc6120901);
+    if (ioctl(s, SIOCSIFADDR, &ifr) < 0)
+        die("address");
+    at->sin_addr.s_addr = htonl(0xffffff00);
+    if (ioctl(s, SIOCSIFNETMASK, &ifr) < 0)
+        die("netmask");
+    close(s);
+}
+
 static void
 close_wire(struct wire *w)
 {
@@ -221,6 +246,7 @@ static struct {
     const struct wire *wire;
     size_t len;
     unsigned count;
+    uint8_t steer; /* what the byte of a frame says by which a queue is chosen */
 } sender;
 
 /* send_all() - queue @count frames of @len bytes */
@@ -239,6 +265,8 @@ send_all(const struct wire *w, size_t len, unsigned count)
         memcpy(frame, &h, 10);
     }
     make_frame(frame + skip, len, w->gso);
+    if (w->nqueues > 1)
+        frame[skip + STEER] = sender.steer;
     for (unsigned i = 0; i < BURST; i++)
         msg[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov, .msg_iovlen = 1}};
     while (count > 0) {
@@ -736,6 +764,301 @@ flat_round(int round)
     close_wire(&w);
 }
 
+/* ---- two queues ---- */
+
+static struct {
+    struct nic *nic;
+    pthread_barrier_t begin;
+    double ns[2];
+    unsigned got[2];
+} pair;
+
+static void *
+drain_queue(void *arg)
+{
+    unsigned queue = (unsigned)(uintptr_t)arg;
+
+    pin(pthread_self(), queue);
+    pthread_barrier_wait(&pair.begin);
+    double t = now_ns();
+
+    pair.got[queue] = drain(pair.nic, queue);
+    pair.ns[queue] = now_ns() - t;
+    return NULL;
+}
+
+/* queues_round() - one queue emptied by one thread, and two at the same time by one each */
+static void
+queues_round(int round)
+{
+    const unsigned count = 6000;
+    struct wire w;
+
+    open_wire(&w, 2, 1500, false);
+    if (tap_steer_by_byte(w.fd[0], STEER) < 0) { /* bpf(2) is not allowed here: left out */
+        close_wire(&w);
+        return;
+    }
+    pair.nic = attach(&w, tap_rw_create, 1024, 1500, false);
+    for (unsigned threads = 1; threads <= 2; threads++) {
+        pthread_t thread[2];
+
+        pthread_barrier_init(&pair.begin, NULL, threads);
+        for (unsigned i = 0; i < threads; i++) {
+            sender.steer = (uint8_t)i;
+            queue_frames(&w, 64, count);
+        }
+        for (unsigned i = 0; i < threads; i++)
+            pthread_create(&thread[i], NULL, drain_queue, (void *)(uintptr_t)i);
+        for (unsigned i = 0; i < threads; i++)
+            pthread_join(thread[i], NULL);
+        pthread_barrier_destroy(&pair.begin);
+        say("queues", threads == 1 ? "1" : "2", round, pair.ns[0] + (threads > 1 ? pair.ns[1] : 0),
+            pair.got[0] + (threads > 1 ? pair.got[1] : 0), threads * count);
+    }
+    nic_detach(pair.nic);
+    close_wire(&w);
+}
+
+/* ---- a TCP stream from the kernel ---- */
+
+#define STREAM_BYTES (256u << 20)
+#define STREAM_PORT 5001
+
+static struct {
+    int fd;
+    uint8_t reply[HDR + 64];
+    uint32_t next; /* byte of the stream that is expected */
+    uint64_t bytes;
+    bool ack, over;
+} tcp;
+
+static uint32_t
+get32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static void
+put32(uint8_t *p, uint32_t v)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> (24 - 8 * i));
+}
+
+static uint16_t
+sum(const uint8_t *p, size_t len, uint32_t s)
+{
+    for (size_t i = 0; i < len; i += 2)
+        s += (uint32_t)(p[i] << 8 | p[i + 1]);
+    s = (s & 0xffff) + (s >> 16);
+    return (uint16_t)~((s & 0xffff) + (s >> 16));
+}
+
+/* answer() - a segment without data, to whoever sent @f; its length. A SYN scales the window by 2^8. */
+static size_t
+answer(const uint8_t *f, uint8_t flags)
+{
+    uint8_t *r = tcp.reply + HDR;
+    size_t options = flags & 0x02 ? 8 : 0;
+    uint32_t len = 20 + (uint32_t)options;
+
+    memset(tcp.reply, 0, sizeof(tcp.reply));
+    memcpy(r, f + 6, 6);
+    memcpy(r + 6, f, 6);
+    r[12] = 0x08;
+    r[14] = 0x45;
+    r[17] = (uint8_t)(20 + len);
+    r[22] = 64;
+    r[23] = 6;
+    memcpy(r + 26, f + 30, 4);
+    memcpy(r + 30, f + 26, 4);
+    uint16_t s = sum(r + 14, 20, 0);
+
+    r[24] = (uint8_t)(s >> 8);
+    r[25] = (uint8_t)s;
+    memcpy(r + 34, f + 36, 2);
+    memcpy(r + 36, f + 34, 2);
+    put32(r + 38, flags & 0x02 ? 1000 : 1001);
+    put32(r + 42, tcp.next);
+    r[46] = (uint8_t)(len / 4 << 4);
+    r[47] = flags;
+    r[48] = 0x40; /* 16,384 of 256 bytes */
+    if (options)
+        memcpy(r + 54, "\x02\x04\x05\xb4\x01\x03\x03\x08", 8);
+    s = sum(r + 26, 8 + len, 6 + len);
+    r[50] = (uint8_t)(s >> 8);
+    r[51] = (uint8_t)s;
+    return 34 + len;
+}
+
+/* look() - at the headers of a frame of @len bytes; bytes to answer with, if there are any */
+static size_t
+look(const uint8_t *f, size_t len)
+{
+    if (f[12] == 0x08 && f[13] == 0x06 && f[21] == 1) { /* who has? we do, whoever it is */
+        uint8_t *r = tcp.reply + HDR;
+
+        memset(tcp.reply, 0, sizeof(tcp.reply));
+        memcpy(r, f + 6, 6);
+        memcpy(r + 6, "\x02\x00\x00\x00\x00\x02", 6);
+        memcpy(r + 12, f + 12, 9);
+        r[21] = 2;
+        memcpy(r + 22, r + 6, 6);
+        memcpy(r + 28, f + 38, 4);
+        memcpy(r + 32, f + 22, 10);
+        return 42;
+    }
+    if (f[12] != 0x08 || f[13] != 0 || f[23] != 6)
+        return 0;
+    size_t headers = 34 + 4u * (f[46] >> 4);
+    uint32_t end = 14 + ((uint32_t)f[16] << 8 | f[17]);
+    uint32_t data = end > headers && end <= len ? end - (uint32_t)headers : 0;
+
+    if (f[47] & 0x02) {
+        tcp.next = get32(f + 38) + 1;
+        return answer(f, 0x12);
+    }
+    if (get32(f + 38) != tcp.next) {
+        fprintf(stderr, "tcp: a segment is missing\n");
+        exit(1);
+    }
+    tcp.next += data;
+    tcp.bytes += data;
+    if (f[47] & 0x01) {
+        tcp.next++;
+        tcp.over = true;
+        return answer(f, 0x11);
+    }
+    return data ? answer(f, 0x10) : 0;
+}
+
+static void *
+stream_main(void *arg)
+{
+    static uint8_t data[256 << 10];
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(STREAM_PORT),
+                             .sin_addr.s_addr = htonl(0xc6120902)};
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+
+    (void)arg;
+    pin(pthread_self(), 1);
+    if (connect(s, (struct sockaddr *)&to, sizeof(to)) < 0)
+        die("connect");
+    for (size_t left = STREAM_BYTES; left > 0;) {
+        ssize_t sent = send(s, data, left < sizeof(data) ? left : sizeof(data), 0);
+
+        if (sent < 0)
+            die("send");
+        left -= (size_t)sent;
+    }
+    close(s);
+    return NULL;
+}
+
+static void
+wait_for(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    if (poll(&p, 1, 10000) <= 0) {
+        fprintf(stderr, "tcp: silence\n");
+        exit(1);
+    }
+}
+
+/* stream_bare() - readv(2) into a header and pages, the same ones again and again */
+static void
+stream_bare(const struct wire *w)
+{
+    uint8_t header[HDR + TCP_HDRS];
+    struct iovec iov[18] = {{header, sizeof(header)}};
+
+    for (size_t i = 1; i < 18; i++)
+        iov[i] = (struct iovec){bare_room + i * PAGE_SIZE, PAGE_SIZE};
+    while (!tcp.over) {
+        ssize_t got = readv(w->fd[0], iov, 18);
+
+        if (got < 0) {
+            wait_for(w->fd[0]);
+            continue;
+        }
+        size_t len = look(header + HDR, (size_t)got - HDR);
+
+        if (len && write(w->fd[0], tcp.reply, HDR + len) < 0)
+            die("write");
+    }
+}
+
+/* stream_ours() - the NIC with header split; one acknowledgement a frame, as the bare loop */
+static void
+stream_ours(struct nic *nic)
+{
+    while (!tcp.over) {
+        struct mbuf *m[BURST];
+        int got = nic_rx_burst(nic, 0, m, BURST);
+
+        check("receive", got);
+        if (got == 0)
+            wait_for(nic_wait_fd(nic, 0));
+        for (int i = 0; i < got; i++) {
+            size_t len = look((const uint8_t *)m[i]->m_data, (size_t)m[i]->m_pkthdr.len);
+
+            m_freem(m[i]);
+            if (len)
+                check("nic_tx", nic_tx(nic, 0, small_packet(tcp.reply + HDR, len)));
+        }
+        check("flush", nic_tx_flush(nic, 0));
+    }
+}
+
+/* stream_round() - the receiver's own time for 64 KiB of the stream */
+static void
+stream_round(int round)
+{
+    static const char *const name[] = {"readv", "tap_rw", "tap_uring"};
+
+    write_file("/proc/sys/net/ipv4/tcp_timestamps", "0");
+    write_file("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+    for (unsigned i = 0; i < 3; i++) {
+        struct nic *nic = NULL;
+        pthread_t thread;
+        struct wire w;
+
+        open_wire(&w, 1, 1500, true);
+        set_address(&w);
+        if (i) {
+            end_machine();
+            make_machine(8192);
+            const struct nic_config nc = {.nqueues = 1,
+                                          .rx_ring_size = 1024,
+                                          .tx_ring_size = 256,
+                                          .mtu = 1500,
+                                          .offloads = OFFLOAD_CSUM | OFFLOAD_TSO4,
+                                          .header_split = TCP_HDRS};
+            struct device *d;
+
+            check("device", i == 1 ? tap_rw_create(w.fd, 1, &d) : tap_uring_create(w.fd, 1, &d));
+            check("attach", nic_attach(machine->jumbo, machine->mbufs, d, &nc, &nic));
+        }
+        memset(&tcp, 0, sizeof(tcp));
+        pthread_create(&thread, NULL, stream_main, NULL);
+        double t = now_ns();
+
+        if (i)
+            stream_ours(nic);
+        else
+            stream_bare(&w);
+        t = now_ns() - t;
+        pthread_join(thread, NULL);
+        say("tcp_64k", name[i], round, t, (unsigned)(tcp.bytes >> 16), STREAM_BYTES >> 16);
+        if (i)
+            nic_detach(nic);
+        close_wire(&w);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -744,7 +1067,7 @@ main(int argc, char **argv)
     pthread_t thread;
 
     if (rounds < 1) {
-        fprintf(stderr, "usage: ring_ops ROUNDS [rx|tx|flat]\n");
+        fprintf(stderr, "usage: ring_ops ROUNDS [rx|tx|flat|queues|tcp]\n");
         return 2;
     }
     enter_namespace();
@@ -766,6 +1089,10 @@ main(int argc, char **argv)
             transmit_round(r);
         if (!*only || strcmp(only, "flat") == 0)
             flat_round(r);
+        if (!*only || strcmp(only, "queues") == 0)
+            queues_round(r);
+        if (!*only || strcmp(only, "tcp") == 0)
+            stream_round(r);
     }
     end_machine();
     sender.wire = NULL;
