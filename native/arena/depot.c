@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "arena/depot.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,10 +40,10 @@ give_back(struct depot *d, struct magazine *m, uint32_t n)
 
 /* retire() - the thread ends: its objects go back, its magazine is no more. */
 static void
-retire(void *arg)
+retire(struct perthread *own)
 {
-    struct magazine *m = arg;
-    struct depot *d = m->depot;
+    struct magazine *m = (struct magazine *)(void *)own;
+    struct depot *d = own->owner;
 
     give_back(d, m, m->n);
     spin_lock(&d->lock);
@@ -55,28 +54,24 @@ retire(void *arg)
         }
     }
     spin_unlock(&d->lock);
-    free(m);
 }
 
-int
+void
 depot_init(struct depot *d, uint32_t cap)
 {
     memset(d, 0, sizeof(*d));
     d->id = atomic_fetch_add(&next_id, 1);
     d->cap = cap < MAGAZINE_SIZE ? cap : MAGAZINE_SIZE;
-    return -pthread_key_create(&d->key, retire);
 }
 
 void
 depot_fini(struct depot *d)
 {
-    pthread_key_delete(d->key);
-    while (d->magazines) {
-        struct magazine *m = d->magazines;
-
-        d->magazines = m->next;
-        free(m);
-    }
+    perthread_lock();
+    for (struct magazine *m = d->magazines; m; m = m->next)
+        m->own.owner = NULL;
+    d->magazines = NULL;
+    perthread_unlock();
     d->id = 0;
 }
 
@@ -124,7 +119,7 @@ depot_total(struct depot *d)
 void
 depot_flush(struct depot *d)
 {
-    struct magazine *m = pthread_getspecific(d->key);
+    struct magazine *m = (struct magazine *)(void *)perthread_find(d);
 
     if (m)
         give_back(d, m, m->n);
@@ -133,15 +128,14 @@ depot_flush(struct depot *d)
 struct magazine *
 depot_magazine_slow(struct depot *d, struct depot_lookaside *l)
 {
-    struct magazine *m = pthread_getspecific(d->key);
+    struct magazine *m = (struct magazine *)(void *)perthread_find(d);
 
     if (m == NULL) {
         m = calloc(1, sizeof(*m));
         if (m == NULL)
             return NULL;
-        m->depot = d;
         m->cap = d->cap;
-        if (pthread_setspecific(d->key, m) != 0) {
+        if (perthread_add(&m->own, d, retire) != 0) {
             free(m);
             return NULL;
         }

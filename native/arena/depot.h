@@ -12,21 +12,19 @@
 #ifndef NIC_HARNESS_DEPOT_H
 #define NIC_HARNESS_DEPOT_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "arena/perthread.h"
 #include "arena/spin.h"
 
 #define MAGAZINE_SIZE 128
 
-struct depot;
-
 struct magazine {
-    uint32_t n;   /* objects in it; written by its thread only, read by anyone */
-    uint32_t cap; /* at most MAGAZINE_SIZE; small for a small pool */
-    struct depot *depot;
+    struct perthread own;
+    uint32_t n;            /* objects in it; written by its thread only, read by anyone */
+    uint32_t cap;          /* at most MAGAZINE_SIZE; small for a small pool */
     struct magazine *next; /* all magazines of the depot */
     void *objects[MAGAZINE_SIZE];
 };
@@ -38,7 +36,6 @@ struct depot {
     size_t nlist; /* how many */
     size_t total; /* objects that exist */
     uint32_t cap; /* of new magazines */
-    pthread_key_t key;
     struct magazine *magazines;
 };
 
@@ -48,8 +45,8 @@ struct depot_lookaside {
     struct magazine *magazine;
 };
 
-/* depot_init() - an empty depot; @cap bounds what a thread may keep; 0 or -errno. */
-int depot_init(struct depot *d, uint32_t cap);
+/* depot_init() - an empty depot; @cap bounds what a thread may keep. */
+void depot_init(struct depot *d, uint32_t cap);
 /* depot_fini() - forget everything; the objects belong to the caller. No thread may use it still. */
 void depot_fini(struct depot *d);
 /* depot_add() - chain of @n new objects, linked through their first words from @first to @last. */

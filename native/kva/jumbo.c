@@ -115,20 +115,18 @@ jumbo_create(struct arena *a, size_t initial, size_t max_pages, struct jumbo **o
     pthread_mutex_init(&j->grow_lock, NULL);
     j->empty = calloc(max_pages, sizeof(*j->empty));
     /* A thread may sit on few pages of a small pool, or the others would starve. */
-    int err = depot_init(&j->depot, (uint32_t)(max_pages / 64));
-
-    if (err == 0 && j->empty && grow(j, initial) && depot_total(&j->depot) == initial) {
+    depot_init(&j->depot, (uint32_t)(max_pages / 64));
+    if (j->empty && grow(j, initial) && depot_total(&j->depot) == initial) {
         a->owner[REGION_JUMBO] = j;
         atomic_store(&jumbo_newest, j);
         *out = j;
         return 0;
     }
-    if (err == 0)
-        depot_fini(&j->depot);
+    depot_fini(&j->depot);
     free(j->empty);
     pthread_mutex_destroy(&j->grow_lock);
     free(j);
-    return err ? err : -ENOMEM;
+    return -ENOMEM;
 }
 
 int
@@ -138,6 +136,7 @@ jumbo_destroy(struct jumbo *j)
 
     if (depot_free_count(&j->depot) != depot_total(&j->depot) || atomic_load(&j->held))
         return -EBUSY;
+    depot_fini(&j->depot); /* a thread that ends now leaves the pages alone */
     struct jumbo *gone = j;
 
     atomic_compare_exchange_strong(&jumbo_newest, &gone, NULL);
@@ -152,7 +151,6 @@ jumbo_destroy(struct jumbo *j)
         }
     }
     a->owner[REGION_JUMBO] = NULL;
-    depot_fini(&j->depot);
     free(j->empty);
     pthread_mutex_destroy(&j->grow_lock);
     free(j);

@@ -7,6 +7,7 @@
 
 #include <sys/sf_buf.h>
 
+#include "arena/perthread.h"
 #include "kva/sf_map.h"
 
 #ifndef MADV_POPULATE_READ
@@ -26,7 +27,7 @@ struct lwbuf_pool {
     struct lwbuf_pool *next; /* all pools of the map */
     struct lwbuf *local;
     _Atomic(struct lwbuf *) returned;
-    bool orphan;
+    struct ownership *held; /* by a thread; NULL: its thread is gone */
     _Atomic size_t used;
     size_t total;
 };
@@ -42,19 +43,24 @@ struct lwbuf_chunk {
 struct lwbuf_map {
     struct arena *arena;
     pthread_mutex_t lock; /* pools, chunks */
-    pthread_key_t key;
     struct lwbuf_pool *pools;
     struct lwbuf_chunk *chunks;
     size_t nslots; /* KVA given to pools */
 };
 
+/* That a pool is a thread's. */
+struct ownership {
+    struct perthread own;
+    struct lwbuf_pool *pool;
+};
+
 static void
-disown(void *arg)
+disown(struct perthread *own)
 {
-    struct lwbuf_pool *p = arg;
+    struct lwbuf_pool *p = ((struct ownership *)(void *)own)->pool;
 
     pthread_mutex_lock(&p->map->lock);
-    p->orphan = true;
+    p->held = NULL;
     pthread_mutex_unlock(&p->map->lock);
 }
 
@@ -65,12 +71,6 @@ lwbuf_map_create(struct arena *a, struct lwbuf_map **out)
 
     if (l == NULL)
         return -ENOMEM;
-    int err = -pthread_key_create(&l->key, disown);
-
-    if (err) {
-        free(l);
-        return err;
-    }
     l->arena = a;
     pthread_mutex_init(&l->lock, NULL);
     a->owner[REGION_LWBUF] = l;
@@ -100,7 +100,12 @@ lwbuf_map_destroy(struct lwbuf_map *l)
     lwbuf_get_stats(l, &s);
     if (s.count)
         return -EBUSY;
-    pthread_key_delete(l->key);
+    perthread_lock(); /* a thread that ends now leaves its pool alone */
+    for (struct lwbuf_pool *p = l->pools; p; p = p->next) {
+        if (p->held)
+            p->held->own.owner = NULL;
+    }
+    perthread_unlock();
     while (l->pools) {
         struct lwbuf_pool *p = l->pools;
 
@@ -119,29 +124,48 @@ lwbuf_map_destroy(struct lwbuf_map *l)
     return 0;
 }
 
+/* pool_of_thread() - the pool that the calling thread has, or NULL */
+static struct lwbuf_pool *
+pool_of_thread(struct lwbuf_map *l)
+{
+    struct ownership *o = (struct ownership *)(void *)perthread_find(l);
+
+    return o ? o->pool : NULL;
+}
+
 /* own_pool() - the calling thread's pool: its own, one whose thread is gone, or a new one */
 static struct lwbuf_pool *
 own_pool(struct lwbuf_map *l)
 {
-    struct lwbuf_pool *p = pthread_getspecific(l->key);
+    struct lwbuf_pool *p = pool_of_thread(l);
 
     if (p)
         return p;
+    struct ownership *o = calloc(1, sizeof(*o));
+
+    if (o == NULL)
+        return NULL;
     pthread_mutex_lock(&l->lock);
-    for (p = l->pools; p && !p->orphan; p = p->next)
+    for (p = l->pools; p && p->held; p = p->next)
         ;
     if (p == NULL && (p = calloc(1, sizeof(*p))) != NULL) {
         p->map = l;
         p->next = l->pools;
         l->pools = p;
     }
-    if (p) {
-        p->orphan = false;
-    }
-    pthread_mutex_unlock(&l->lock);
+    o->pool = p;
     if (p)
-        pthread_setspecific(l->key, p);
-    return p;
+        p->held = o;
+    pthread_mutex_unlock(&l->lock);
+    if (p && perthread_add(&o->own, l, disown) == 0)
+        return p;
+    if (p) {
+        pthread_mutex_lock(&l->lock);
+        p->held = NULL;
+        pthread_mutex_unlock(&l->lock);
+    }
+    free(o);
+    return NULL;
 }
 
 /* grow() - CHUNK more handles with KVA for a pool; false when out of either */
@@ -251,7 +275,7 @@ lwbuf_free_mapped(struct lwbuf *lwb)
     arena_unmap(p->map->arena, (void *)lwb->kva, PAGE_SIZE);
     lwb->m = NULL;
     atomic_fetch_sub_explicit(&p->used, 1, memory_order_relaxed);
-    if (pthread_getspecific(p->map->key) == p) {
+    if (pool_of_thread(p->map) == p) {
         lwb->next = p->local;
         p->local = lwb;
         return;

@@ -51,17 +51,15 @@ mbuf_zone_create(struct arena *a, size_t limit, struct mbuf_zone **out)
     z->arena = a;
     z->limit = (limit + SLAB_MBUFS - 1) / SLAB_MBUFS * SLAB_MBUFS;
     pthread_mutex_init(&z->grow_lock, NULL);
-    int err = depot_init(&z->depot, (uint32_t)(z->limit / 64));
-
-    if (err == 0 && grow(z)) {
+    depot_init(&z->depot, (uint32_t)(z->limit / 64));
+    if (grow(z)) {
         *out = z;
         return 0;
     }
-    if (err == 0)
-        depot_fini(&z->depot);
+    depot_fini(&z->depot);
     pthread_mutex_destroy(&z->grow_lock);
     free(z);
-    return err ? err : -ENOMEM;
+    return -ENOMEM;
 }
 
 int
@@ -69,6 +67,7 @@ mbuf_zone_destroy(struct mbuf_zone *z)
 {
     if (depot_free_count(&z->depot) != depot_total(&z->depot))
         return -EBUSY;
+    depot_fini(&z->depot); /* a thread that ends now leaves the mbufs alone */
     while (z->slabs) {
         struct mbuf_slab *s = z->slabs;
 
@@ -76,7 +75,6 @@ mbuf_zone_destroy(struct mbuf_zone *z)
         kmem_free(z->arena, s->mem, SLAB_BYTES);
         free(s);
     }
-    depot_fini(&z->depot);
     pthread_mutex_destroy(&z->grow_lock);
     free(z);
     return 0;
