@@ -12,7 +12,10 @@
 /* How many frames a reordered one lets pass, at most. */
 #define REORDER_MAX 8u
 
+/* A queue belongs to a thread, with all that its faults depend on. */
 struct faults_queue {
+    uint64_t rng;
+    struct faults_stats stats;
     struct shim_rx *rx_kept; /* delayed and reordered frames, soonest due first */
     struct shim_tx *tx_kept;
     struct shim_tx *late;        /* completions to come */
@@ -25,8 +28,6 @@ struct faults_queue {
 struct faults {
     struct shim shim;
     struct faults_config config;
-    struct faults_stats stats;
-    uint64_t rng;
     struct faults_queue q[NIC_MAX_QUEUES];
 };
 
@@ -48,19 +49,19 @@ faults_of(struct shim *s)
 
 /* rnd() - xorshift64*: the same seed, the same faults */
 static uint32_t
-rnd(struct faults *f, uint32_t below)
+rnd(struct faults_queue *q, uint32_t below)
 {
-    f->rng ^= f->rng >> 12;
-    f->rng ^= f->rng << 25;
-    f->rng ^= f->rng >> 27;
-    return (uint32_t)(((f->rng * 0x2545f4914f6cdd1du >> 32) * below) >> 32);
+    q->rng ^= q->rng >> 12;
+    q->rng ^= q->rng << 25;
+    q->rng ^= q->rng >> 27;
+    return (uint32_t)(((q->rng * 0x2545f4914f6cdd1du >> 32) * below) >> 32);
 }
 
 /* strikes() - does this fault strike now? It is counted when it is done. */
 static bool
-strikes(struct faults *f, const uint32_t *rate, enum fault kind)
+strikes(struct faults_queue *q, const uint32_t *rate, enum fault kind)
 {
-    return rate[kind] != 0 && rnd(f, FAULT_RATE_ONE) < rate[kind];
+    return rate[kind] != 0 && rnd(q, FAULT_RATE_ONE) < rate[kind];
 }
 
 static void
@@ -71,9 +72,9 @@ count_done(uint64_t *count, enum fault kind)
 
 /* happens() - for a fault that cannot fail: does it strike? Counted. */
 static bool
-happens(struct faults *f, const uint32_t *rate, uint64_t *count, enum fault kind)
+happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum fault kind)
 {
-    bool yes = strikes(f, rate, kind);
+    bool yes = strikes(q, rate, kind);
 
     if (yes)
         count_done(count, kind);
@@ -155,36 +156,36 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
     struct faults *f = faults_of(s);
     struct faults_queue *q = &f->q[queue];
     const uint32_t *rate = f->config.rx;
-    uint64_t *count = f->stats.rx;
+    uint64_t *count = q->stats.rx;
     uint32_t frame = rx_bytes(r);
 
     q->rx_count++;
-    if (happens(f, rate, count, FAULT_DROP)) {
+    if (happens(q, rate, count, FAULT_DROP)) {
         shim_rx_drop(s, queue, r);
         return;
     }
     if (frame > sizeof(struct net_hdr)) {
         uint32_t len = frame - (uint32_t)sizeof(struct net_hdr);
 
-        if (happens(f, rate, count, FAULT_CORRUPT)) {
-            uint32_t at = (uint32_t)sizeof(struct net_hdr) + rnd(f, len);
+        if (happens(q, rate, count, FAULT_CORRUPT)) {
+            uint32_t at = (uint32_t)sizeof(struct net_hdr) + rnd(q, len);
             unsigned i = 0;
 
             for (; at >= r->len[i]; i++)
                 at -= r->len[i];
-            ((char *)r->buffer[i]->addr)[at] ^= (char)(1 << rnd(f, 8));
+            ((char *)r->buffer[i]->addr)[at] ^= (char)(1 << rnd(q, 8));
         }
-        if (happens(f, rate, count, FAULT_TRUNCATE))
-            rx_cut(s, queue, r, (uint32_t)sizeof(struct net_hdr) + rnd(f, len));
-        else if (happens(f, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
-            r->len[r->n - 1] -= 1 + rnd(f, r->len[r->n - 1]);
+        if (happens(q, rate, count, FAULT_TRUNCATE))
+            rx_cut(s, queue, r, (uint32_t)sizeof(struct net_hdr) + rnd(q, len));
+        else if (happens(q, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
+            r->len[r->n - 1] -= 1 + rnd(q, r->len[r->n - 1]);
     }
-    struct shim_rx *twin = strikes(f, rate, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
+    struct shim_rx *twin = strikes(q, rate, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
 
-    if (happens(f, rate, count, FAULT_DELAY))
-        keep_rx(q, r, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
-    else if (happens(f, rate, count, FAULT_REORDER))
-        keep_rx(q, r, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
+    if (happens(q, rate, count, FAULT_DELAY))
+        keep_rx(q, r, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
+    else if (happens(q, rate, count, FAULT_REORDER))
+        keep_rx(q, r, shim_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
     else
         shim_rx_give(s, queue, r);
     if (twin) {
@@ -238,8 +239,8 @@ send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
         off += (uint32_t)c->seg[i].len;
     }
     arena_count_copy(f->shim.arena, len);
-    to[sizeof(struct net_hdr) + rnd(f, len - (uint32_t)sizeof(struct net_hdr))] ^=
-        (char)(1 << rnd(f, 8));
+    to[sizeof(struct net_hdr) + rnd(q, len - (uint32_t)sizeof(struct net_hdr))] ^=
+        (char)(1 << rnd(q, 8));
     struct vq_seg seg[2] = {{to, sizeof(struct net_hdr)},
                             {to + sizeof(struct net_hdr), len - sizeof(struct net_hdr)}};
 
@@ -276,30 +277,30 @@ faults_tx(struct shim *s, unsigned queue, struct shim_tx *c)
     struct faults *f = faults_of(s);
     struct faults_queue *q = &f->q[queue];
     const uint32_t *rate = f->config.tx;
-    uint64_t *count = f->stats.tx;
+    uint64_t *count = q->stats.tx;
     uint32_t len = tx_bytes(c);
 
     q->tx_count++;
-    if (happens(f, rate, count, FAULT_DROP)) {
+    if (happens(q, rate, count, FAULT_DROP)) {
         shim_tx_done(s, queue, c);
         return;
     }
-    if (len > sizeof(struct net_hdr) + 14 && happens(f, rate, count, FAULT_TRUNCATE))
+    if (len > sizeof(struct net_hdr) + 14 && happens(q, rate, count, FAULT_TRUNCATE))
         tx_cut(c, (uint32_t)sizeof(struct net_hdr) + 14 +
-                      rnd(f, len - (uint32_t)sizeof(struct net_hdr) - 14));
-    if (strikes(f, rate, FAULT_CORRUPT) && send_corrupted(f, queue, c)) {
+                      rnd(q, len - (uint32_t)sizeof(struct net_hdr) - 14));
+    if (strikes(q, rate, FAULT_CORRUPT) && send_corrupted(f, queue, c)) {
         count_done(count, FAULT_CORRUPT);
         return;
     }
-    if (happens(f, rate, count, FAULT_DELAY)) {
-        keep_tx(&q->tx_kept, c, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
+    if (happens(q, rate, count, FAULT_DELAY)) {
+        keep_tx(&q->tx_kept, c, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
         return;
     }
-    if (happens(f, rate, count, FAULT_REORDER)) {
-        keep_tx(&q->tx_kept, c, shim_now() + f->config.delay_ns / 8 * rnd(f, REORDER_MAX));
+    if (happens(q, rate, count, FAULT_REORDER)) {
+        keep_tx(&q->tx_kept, c, shim_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
         return;
     }
-    if (strikes(f, rate, FAULT_DUPLICATE) && shim_tx_send(s, queue, c, NULL, 0))
+    if (strikes(q, rate, FAULT_DUPLICATE) && shim_tx_send(s, queue, c, NULL, 0))
         count_done(count, FAULT_DUPLICATE);
     send_or_done(s, queue, c);
 }
@@ -314,8 +315,8 @@ faults_done(struct shim *s, unsigned queue, struct shim_tx *c)
         if (q->scratch_user[k] == c)
             q->scratch_user[k] = NULL;
     }
-    if (happens(f, f->config.tx, f->stats.tx, FAULT_LATE))
-        keep_tx(&q->late, c, shim_now() + rnd(f, UINT32_MAX) % (f->config.delay_ns + 1));
+    if (happens(q, f->config.tx, q->stats.tx, FAULT_LATE))
+        keep_tx(&q->late, c, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
     else
         shim_tx_done(s, queue, c);
 }
@@ -330,8 +331,8 @@ faults_tick(struct shim *s, unsigned queue)
         q->stall--;
         return false;
     }
-    if (happens(f, f->config.rx, f->stats.rx, FAULT_STALL)) {
-        q->stall = rnd(f, f->config.stall_polls + 1);
+    if (happens(q, f->config.rx, q->stats.rx, FAULT_STALL)) {
+        q->stall = rnd(q, f->config.stall_polls + 1);
         return false;
     }
     uint64_t now = q->rx_kept || q->tx_kept || q->late ? shim_now() : 0;
@@ -398,7 +399,8 @@ faults_create(struct device *inner, const struct faults_config *config, struct d
     if (f == NULL)
         return -ENOMEM;
     f->config = *config;
-    f->rng = config->seed ? config->seed : 1;
+    for (uint64_t i = 0; i < NIC_MAX_QUEUES; i++)
+        f->q[i].rng = (config->seed ? config->seed : 1) + (i << 32);
     shim_init(&f->shim, &faults_ops, inner);
     *out = &f->shim.dev;
     return 0;
@@ -409,8 +411,13 @@ faults_get_stats(const struct device *d, struct faults_stats *out)
 {
     const struct faults *f = (const struct faults *)(const void *)d;
 
-    for (unsigned i = 0; i < FAULT_COUNT; i++) {
-        out->rx[i] = __atomic_load_n(&f->stats.rx[i], __ATOMIC_RELAXED);
-        out->tx[i] = __atomic_load_n(&f->stats.tx[i], __ATOMIC_RELAXED);
+    memset(out, 0, sizeof(*out));
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
+        const struct faults_stats *st = &f->q[i].stats;
+
+        for (unsigned k = 0; k < FAULT_COUNT; k++) {
+            out->rx[k] += __atomic_load_n(&st->rx[k], __ATOMIC_RELAXED);
+            out->tx[k] += __atomic_load_n(&st->tx[k], __ATOMIC_RELAXED);
+        }
     }
 }
