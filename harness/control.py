@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness.nic import Nic
     from harness.vm_page import PageInfo
 
-__all__ = ["ControlError", "ask", "processes"]
+__all__ = ["ControlError", "ask", "askable", "processes"]
 
 _TIMEOUT_S = 5.0
 _MAX_QUESTION = 4096
@@ -83,12 +83,27 @@ def _own_folder() -> Path:
     )
 
 
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of processes that were killed: nobody listens there."""
+    for path in folder.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_TIMEOUT_S)
+            try:
+                probe.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue
+
+
 class _Server:
     """The socket and its thread; one for a process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.path = _own_folder() / f"{self.pid}.sock"
+        folder = _own_folder()
+        _sweep(folder)
+        self.path = folder / f"{self.pid}.sock"
         self.path.unlink(missing_ok=True)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.socket.bind(os.fspath(self.path))
@@ -262,6 +277,22 @@ def processes() -> list[int]:
     """List the processes that have an arena, as far as this user may see: by their memfds."""
     pids = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
     return sorted(pid for pid in pids if _has_arena(pid))
+
+
+def askable() -> list[int]:
+    """List the processes that have an arena and answer."""
+    return [pid for pid in processes() if _connects(pid)]
+
+
+def _connects(pid: int) -> bool:
+    for path in _candidates(pid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(_TIMEOUT_S)
+            with contextlib.suppress(OSError):
+                peer.connect(path)
+                if _credentials(peer)[0] in (pid, 0):
+                    return True
+    return False
 
 
 def _has_arena(pid: int) -> bool:

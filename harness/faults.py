@@ -117,7 +117,9 @@ class Faults:
             rx, tx, plain = _parse(text)
             return cls(rx=rx, tx=tx, **plain)
         except ValueError as e:
-            problem = e.problem if isinstance(e, ArgumentError) else str(e)
+            problem = str(e)
+            if isinstance(e, ArgumentError):
+                problem = ": ".join(filter(None, (e.problem, e.remedy)))
             raise ArgumentError(
                 "read faults from", repr(text), problem, 'like "seed=7,rx.drop=0.01,corrupt=0.001"'
             ) from None

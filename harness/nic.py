@@ -118,6 +118,14 @@ class Nic:
         if tap.closed:
             raise ClosedError("attach NIC to", repr(tap), "the TAP is closed")
         device = _device.wanted(device, "attach NIC to", tap.name)
+        for name, wrapper, kind in (("faults", faults, Faults), ("capture", capture, Capture)):
+            if wrapper is not None and not isinstance(wrapper, kind):
+                raise ArgumentError(
+                    "attach NIC to",
+                    tap.name,
+                    f"{name}={wrapper!r}",
+                    f"{kind.__name__}(...) is wanted",
+                )
         mtu = tap.mtu if mtu is None else mtu
         tx_ring_size = ring_size if tx_ring_size is None else tx_ring_size
         queues = len(tap.fds)

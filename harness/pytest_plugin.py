@@ -105,7 +105,7 @@ def _what_it_did(nic: Nic) -> str:
         counted = ((name, getattr(what, name)) for name in type(what).__slots__)
         lines.append(", ".join(f"{name} {value}" for name, value in counted if value))
     misuse = nic.arena.last_misuse()
-    return "\n".join([*lines, *([str(misuse)] if misuse else [])])
+    return "\n".join(filter(None, [*lines, str(misuse or "")]))
 
 
 class Peer:
@@ -314,9 +314,12 @@ def _refuse_unknown(request: pytest.FixtureRequest) -> None:
 def _make(make: Callable[[], Made]) -> Made:
     """Make something; what this machine lacks is one line and no traceback."""
     try:
-        return make()
+        made = make()
     except HarnessError as e:
-        _fail(str(e))
+        why = str(e)
+    else:
+        return made
+    return _fail(why)
 
 
 def _fail(why: str) -> NoReturn:

@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# A shell without job control starts what it runs in the background with SIGINT ignored, and every
+# command that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def descendants(pid: int) -> list[int]:
     """Process IDs below one, from /proc."""
     found = []

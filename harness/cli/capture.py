@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.capture import Capture
-from harness.cli.failure import one_line_errors
+from harness.cli.failure import FAILED, one_line_errors
 from harness.cli.options import (
     Debug,
     Device,
@@ -23,7 +23,7 @@ from harness.cli.options import (
     TapName,
     faults,
 )
-from harness.cli.output import check_json, console_for, nic_lines, write_json
+from harness.cli.output import check_json, console_for, is_stdout, nic_lines, write_json
 from harness.cli.wire import make_tap
 from harness.errors import CommandError
 from harness.netns import Process
@@ -72,10 +72,12 @@ def capture(
 ) -> None:
     """Put a host of ours on a wire, which answers ARP and ping, and write down what passes it.
 
-    It ends with COMMAND, after --seconds, or with Ctrl-C. For example:
+    It ends with COMMAND, after --seconds, or with Ctrl-C; it fails when COMMAND does. For example:
 
     harness capture -w out.pcapng ping -c 3 198.18.0.2
     """
+    if is_stdout(out):
+        raise typer.BadParameter("-w -: a capture goes to a file")
     check_json(json_path)
     console = console_for(json_path)
     if tap is not None and command:
@@ -121,6 +123,8 @@ def capture(
             "exit_code": code,
         },
     )
+    if code:
+        raise typer.Exit(FAILED)
 
 
 def _side(text: str) -> Literal["driver", "wire"]:

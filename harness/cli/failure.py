@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -59,12 +61,17 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
         except BrokenPipeError:
             raise
         except Exception as e:
-            what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
-            code, cause = FAILED, e
-            message = f"unexpected {what}; run with --debug and report what it prints"
+            code, message, cause = FAILED, _unexpected(e), e
         if options.debug_wanted():
             traceback.print_exception(cause)
         complain(message)
         raise typer.Exit(code)
 
     return guarded
+
+
+def _unexpected(e: Exception) -> str:
+    if isinstance(e, OSError) and e.errno == errno.ENOSPC:  # files that we open have errors of ours
+        return f"write standard output: {os.strerror(errno.ENOSPC)}; make room, or write elsewhere"
+    what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+    return f"unexpected {what}; run with --debug and report what it prints"

@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.cli.failure import one_line_errors
 from harness.cli.options import Debug, JsonPath
 from harness.cli.output import check_json, console_for, plain_table, write_json
-from harness.control import ControlError, ask, processes
+from harness.control import ControlError, ask, askable, processes
 from harness.errors import FileError
 
 
@@ -70,12 +70,17 @@ def inspect(
 
 
 def only_process() -> int:
-    """Find the one process that has an arena."""
-    pids = processes()
-    if len(pids) != 1:
-        which = f"these have: {', '.join(map(str, pids))}" if pids else "none has"
-        raise ControlError("inspect", "the process that has an arena", which, "name one by its PID")
-    return pids[0]
+    """Find the one process that has an arena and answers."""
+    pids = askable()
+    if len(pids) == 1:
+        return pids[0]
+    which, remedy = f"these have: {', '.join(map(str, pids))}", "name one by its PID"
+    if not pids and (silent := processes()):
+        which = f"none answers; these have one: {', '.join(map(str, silent))}"
+        remedy = "start it with NIC_HARNESS_CONTROL=1 or use Arena(control=True)"
+    elif not pids:
+        which = "none has"
+    raise ControlError("inspect", "the process that has an arena", which, remedy)
 
 
 def _file(text: str) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +87,13 @@ def replay(
             )
         )
         console.print(nic_lines(nic))
+        gap = _gap(frames, None if fast else speed, rate)
         total = Replayed(0, 0, 0, 0.0, 0)
         with contextlib.suppress(KeyboardInterrupt):
-            for _ in _times(loop):
+            for turn in _times(loop):
+                if turn:
+                    time.sleep(gap)
+                    total = replace(total, seconds=total.seconds + gap)
                 total = _add(total, _once(nic, frames, None if fast else speed, rate))
         s, d = nic.stats(), nic.device_stats()
     per_second = total.frames / total.seconds if total.seconds else 0.0
@@ -109,6 +115,15 @@ def replay(
             "tx_refused": d.tx_refused,
         },
     )
+
+
+def _gap(frames: list[Recorded], speed: float | None, rate: float | None) -> float:
+    """Seconds from the last frame to the first of the next turn: as between two of them."""
+    if rate is not None:
+        return 1 / rate
+    if speed is None or len(frames) < 2:
+        return 0.0
+    return max(0, frames[-1].ns - frames[0].ns) / (len(frames) - 1) / speed / 1e9
 
 
 def _times(loop: int) -> Iterator[int]:
