@@ -5,11 +5,14 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 #include <ucontext.h>
 
 static _Thread_local sigjmp_buf *armed;
+static _Thread_local bool passed_on;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of @former */
 static struct sigaction former;
 
 static void
@@ -20,34 +23,51 @@ on_sigbus(int sig, siginfo_t *info, void *context)
         pthread_sigmask(SIG_SETMASK, &((const ucontext_t *)context)->uc_sigmask, NULL);
         siglongjmp(*armed, 1);
     }
-    if (former.sa_flags & SA_SIGINFO) {
-        former.sa_sigaction(sig, info, context);
-        return;
-    }
-    if (former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN) {
-        former.sa_handler(sig);
+    /* Once: a handler that came after us may pass it on to us. */
+    if (!passed_on && former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN) {
+        passed_on = true;
+        if (former.sa_flags & SA_SIGINFO)
+            former.sa_sigaction(sig, info, context);
+        else
+            former.sa_handler(sig);
+        passed_on = false;
         return;
     }
     /* Nobody's: die of it as if we had not been here. The access is made again after the return. */
     signal(SIGBUS, SIG_DFL);
 }
 
+/*
+ * install() - be the one who is told of SIGBUS
+ *
+ * Looked at each time: others set handlers too, and put back what they had found before ours (Python's
+ * faulthandler.disable()).
+ */
 static void
 install(void)
 {
     struct sigaction sa = {.sa_sigaction = on_sigbus,
                            .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    struct sigaction now;
 
-    sigaction(SIGBUS, &sa, &former);
+    sigaction(SIGBUS, NULL, &now);
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus)
+        return;
+    pthread_mutex_lock(&lock);
+    sigaction(SIGBUS, NULL, &now);
+    if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigbus) {
+        former = now;
+        sigaction(SIGBUS, &sa, NULL);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 int
 guard_run(int (*fn)(void *), void *arg)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     sigjmp_buf here;
 
-    pthread_once(&once, install);
+    install();
     /* The handler puts the mask back before it jumps: none has to be kept here, at a system call. */
     if (sigsetjmp(here, 0)) {
         armed = NULL;
