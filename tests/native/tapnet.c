@@ -64,6 +64,19 @@ tapnet_set_link(const char *name, bool up)
 }
 
 void
+tapnet_set_address(const char *name, const char *address, const char *netmask)
+{
+    struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(address)};
+    struct ifreq ifr = {0};
+
+    memcpy(&ifr.ifr_addr, &sin, sizeof(sin));
+    set(SIOCSIFADDR, ifr, name);
+    sin.sin_addr.s_addr = inet_addr(netmask);
+    memcpy(&ifr.ifr_netmask, &sin, sizeof(sin));
+    set(SIOCSIFNETMASK, ifr, name);
+}
+
+void
 tapnet_open(const char *name, uint32_t mtu, unsigned nqueues, int *fds)
 {
     for (unsigned i = 0; i < nqueues; i++) {

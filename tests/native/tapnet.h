@@ -11,6 +11,8 @@
 void tapnet_enter(void);
 /* tapnet_open() - a TAP that is up, its queues in @fds */
 void tapnet_open(const char *name, uint32_t mtu, unsigned nqueues, int *fds);
+/* tapnet_set_address() - the kernel's own, IPv4 */
+void tapnet_set_address(const char *name, const char *address, const char *netmask);
 void tapnet_set_link(const char *name, bool up);
 /* tapnet_socket() - the kernel's side: a packet socket that does not block, for frames of one type */
 int tapnet_socket(const char *name, uint16_t type);

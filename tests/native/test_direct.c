@@ -7,13 +7,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,6 +19,7 @@
 #include "bsd/machine.h"
 #include "check.h"
 #include "sendfile/sendfile.h"
+#include "tapnet.h"
 
 #define SIZE ((size_t)3 * MAXPHYS + 12345)
 
@@ -300,58 +297,6 @@ test_refusals(void)
 
 /* ---- to a peer ---- */
 
-static void
-write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY);
-
-    if (fd >= 0) {
-        (void)!write(fd, text, strlen(text));
-        close(fd);
-    }
-}
-
-/* enter_namespace() - a network of our own, as root or by a user namespace; false when that cannot be */
-static bool
-enter_namespace(void)
-{
-    unsigned uid = getuid(), gid = getgid();
-    char map[64];
-
-    if (unshare(CLONE_NEWNET) == 0)
-        return true;
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
-        return false;
-    write_file("/proc/self/setgroups", "deny");
-    snprintf(map, sizeof(map), "0 %u 1", uid);
-    write_file("/proc/self/uid_map", map);
-    snprintf(map, sizeof(map), "0 %u 1", gid);
-    write_file("/proc/self/gid_map", map);
-    return true;
-}
-
-static int
-make_tap(void)
-{
-    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr("10.9.0.1")};
-    int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK), s = socket(AF_INET, SOCK_DGRAM, 0);
-
-    if (fd < 0)
-        SKIP("/dev/net/tun: %s", strerror(errno));
-    strcpy(ifr.ifr_name, "tap0");
-    CHECK_EQ(ioctl(fd, TUNSETIFF, &ifr), 0);
-    memcpy(&ifr.ifr_addr, &sin, sizeof(sin));
-    CHECK_EQ(ioctl(s, SIOCSIFADDR, &ifr), 0);
-    sin.sin_addr.s_addr = inet_addr("255.255.255.0");
-    memcpy(&ifr.ifr_addr, &sin, sizeof(sin));
-    CHECK_EQ(ioctl(s, SIOCSIFNETMASK, &ifr), 0);
-    ifr.ifr_flags = IFF_UP | IFF_RUNNING;
-    CHECK_EQ(ioctl(s, SIOCSIFFLAGS, &ifr), 0);
-    close(s);
-    return fd;
-}
-
 struct sink {
     int listener;
     uint64_t from;
@@ -404,11 +349,13 @@ test_sendfile(void)
         .addr = inet_addr("10.9.0.2"), .netmask = htonl(0xffffff00), .seed = 3};
     struct sockaddr_in sin = {
         .sin_family = AF_INET, .sin_port = htons(7000), .sin_addr.s_addr = inet_addr("10.9.0.1")};
-    int tap = make_tap();
+    int tap;
     struct device *dev;
     struct nic *nic;
     struct inet *inet;
 
+    tapnet_open("tap0", 1500, 1, &tap);
+    tapnet_set_address("tap0", "10.9.0.1", "255.255.255.0");
     set_up(32);
     CHECK_EQ(tap_uring_create(&tap, 1, &dev), 0);
     CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, dev, &nc, &nic), 0);
@@ -558,8 +505,7 @@ main(void)
     test_changing_file();
     test_close();
     test_refusals();
-    if (!enter_namespace())
-        SKIP("sendfile only: no network namespace: %s", strerror(errno));
+    tapnet_enter();
     test_sendfile();
     return 0;
 }

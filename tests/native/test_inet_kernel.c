@@ -9,12 +9,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -26,6 +22,7 @@
 #include "check.h"
 #include "device/device.h"
 #include "inet/inet.h"
+#include "tapnet.h"
 
 #define OUR "10.9.0.2"
 #define KERNEL "10.9.0.1"
@@ -75,63 +72,13 @@ seconds(void)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static void
-write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY);
-
-    if (fd >= 0) {
-        (void)!write(fd, text, strlen(text));
-        close(fd);
-    }
-}
-
-/* enter_namespace() - a network of our own, as root or by a user namespace */
-static void
-enter_namespace(void)
-{
-    unsigned uid = getuid(), gid = getgid();
-    char map[64];
-
-    if (unshare(CLONE_NEWNET) == 0)
-        return;
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
-        SKIP("no network namespace: %s", strerror(errno));
-    write_file("/proc/self/setgroups", "deny");
-    snprintf(map, sizeof(map), "0 %u 1", uid);
-    write_file("/proc/self/uid_map", map);
-    snprintf(map, sizeof(map), "0 %u 1", gid);
-    write_file("/proc/self/gid_map", map);
-}
-
-static void
-set_address(struct ifreq *ifr, const char *text)
-{
-    struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(text)};
-
-    memcpy(&ifr->ifr_addr, &sin, sizeof(sin));
-}
-
 static int
 make_tap(uint32_t mtu)
 {
-    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK), s = socket(AF_INET, SOCK_DGRAM, 0);
+    int fd;
 
-    if (fd < 0)
-        SKIP("/dev/net/tun: %s", strerror(errno));
-    CHECK(s >= 0);
-    strcpy(ifr.ifr_name, "tap0");
-    CHECK_EQ(ioctl(fd, TUNSETIFF, &ifr), 0);
-    ifr.ifr_mtu = (int)mtu;
-    CHECK_EQ(ioctl(s, SIOCSIFMTU, &ifr), 0);
-    set_address(&ifr, KERNEL);
-    CHECK_EQ(ioctl(s, SIOCSIFADDR, &ifr), 0);
-    set_address(&ifr, "255.255.255.0");
-    CHECK_EQ(ioctl(s, SIOCSIFNETMASK, &ifr), 0);
-    ifr.ifr_flags = IFF_UP | IFF_RUNNING;
-    CHECK_EQ(ioctl(s, SIOCSIFFLAGS, &ifr), 0);
-    close(s);
+    tapnet_open("tap0", mtu, 1, &fd);
+    tapnet_set_address("tap0", KERNEL, "255.255.255.0");
     return fd;
 }
 
@@ -627,7 +574,7 @@ main(void)
 
     for (uint64_t i = 0; i < REGION; i++)
         reference[i] = stream_byte(i);
-    enter_namespace();
+    tapnet_enter();
     signal(SIGPIPE, SIG_IGN);
     if (getenv("BENCH")) {
         bench((uint64_t)atoll(getenv("BENCH")));
