@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,18 +282,12 @@ def processes() -> list[int]:
 
 def askable() -> list[int]:
     """List the processes that have an arena and answer."""
-    return [pid for pid in processes() if _connects(pid)]
-
-
-def _connects(pid: int) -> bool:
-    for path in _candidates(pid):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.settimeout(_TIMEOUT_S)
-            with contextlib.suppress(OSError):
-                peer.connect(path)
-                if _credentials(peer)[0] in (pid, 0):
-                    return True
-    return False
+    found = []
+    for pid in processes():
+        with contextlib.suppress(ControlError):  # gone meanwhile
+            if any(True for _ in _connections(pid)):
+                found.append(pid)
+    return found
 
 
 def _has_arena(pid: int) -> bool:
@@ -330,6 +325,20 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
+def _connections(pid: int) -> Iterator[socket.socket]:
+    """Connect to a process by each name where it listens."""
+    for path in _candidates(pid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(_TIMEOUT_S)
+            try:
+                peer.connect(path)
+                owner, _ = _credentials(peer)
+            except OSError:
+                continue
+            if owner in (pid, 0):  # otherwise a leftover name that another process bound
+                yield peer
+
+
 def ask(
     pid: int, page: int | None = None, *, file: tuple[int, int] | None = None
 ) -> dict[str, Any]:
@@ -349,19 +358,13 @@ def ask(
     """
     asked = {"page": page, "file": file}
     question = json.dumps({k: v for k, v in asked.items() if v is not None}).encode() + b"\n"
-    for path in _candidates(pid):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.settimeout(_TIMEOUT_S)
-            try:
-                peer.connect(path)
-                owner, _ = _credentials(peer)
-                if owner not in (pid, 0):  # a leftover name that another process bound
-                    continue
-                peer.sendall(question)
-                with peer.makefile("rb") as lines:
-                    line = lines.readline()
-            except OSError:
-                continue
+    for peer in _connections(pid):
+        try:
+            peer.sendall(question)
+            with peer.makefile("rb") as lines:
+                line = lines.readline()
+        except OSError:
+            continue
         if line:
             found: dict[str, Any] = json.loads(line)
             if "error" in found:
