@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import abstractmethod
+from types import TracebackType
+from typing import Protocol, Self
 from weakref import WeakSet
 
 
@@ -17,6 +19,27 @@ class Resource(Protocol):
     def close(self) -> None:
         """Give everything back."""
         ...
+
+
+class Closing:
+    """What is closed at the end of a `with`."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 _live: WeakSet[Resource] = WeakSet()

@@ -16,7 +16,6 @@ from weakref import WeakValueDictionary
 
 from harness import _misuse, _site
 from harness._native import ffi, lib
-from harness._owned import Collected
 from harness.arena import Arena, current
 from harness.errors import (
     ArgumentError,
@@ -26,7 +25,7 @@ from harness.errors import (
     UnsupportedError,
     error_from_errno,
 )
-from harness.vm_page import PAGE_SIZE, Page, Views
+from harness.vm_page import PAGE_SIZE, OwnedPage, Views
 
 __all__ = [
     "JumboPage",
@@ -46,28 +45,20 @@ _owned: WeakValueDictionary[int, JumboPage] = WeakValueDictionary()
 _default: Arena | None = None
 
 
-class JumboPage(Collected, Page):
+class JumboPage(OwnedPage):
     """A page of the jumbo pool, yours until it is freed, stolen or passed up.
 
     Use as a context manager: leaving it frees the page if it is yours still. A handle that is let
     go of while it owns a page is a leak: a ResourceWarning names it, and the page is freed.
     """
 
-    __slots__ = ("_kva", "_views", "owned")
-
-    owned: bool
+    __slots__ = ("_kva", "_views")
 
     def __init__(self, m: Any, machine: Any) -> None:
         super().__init__(m, machine)
         self._kva = int(ffi.cast("uintptr_t", lib.jumbo_kva(machine.jumbo, m)))
         self._views = Views()
-        self.owned = True
         _owned[self._kva] = self
-
-    @property
-    def handle(self) -> Any:
-        """The `vm_page_t`, for calls into harness._native."""
-        return self._while_owned(self._m)
 
     @property
     def kva(self) -> int:
@@ -107,25 +98,14 @@ class _Hold:
         lib.vm_page_unhold(self._m)
 
 
-class StolenPage(Collected, Page):
+class StolenPage(OwnedPage):
     """A page that left the jumbo pool, yours until it is freed.
 
     Use as a context manager: leaving it frees the page. Letting go of it is a leak, as for a
     JumboPage.
     """
 
-    __slots__ = ("owned",)
-
-    owned: bool
-
-    def __init__(self, m: Any, machine: Any) -> None:
-        super().__init__(m, machine)
-        self.owned = True
-
-    @property
-    def handle(self) -> Any:
-        """The `vm_page_t`, for calls into harness._native."""
-        return self._while_owned(self._m)
+    __slots__ = ()
 
     def _give_back(self) -> None:
         vm_page_free(self)

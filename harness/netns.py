@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 from harness import _holder
-from harness._live import track
+from harness._live import Closing, track
 from harness._rtnl import LinkInfo, LinkStats, Rtnl
 from harness.errors import (
     ClosedError,
@@ -54,7 +54,7 @@ _Socket: TypeAlias = socket.socket  # Namespace has a method of that name
 _ROOT_REMEDY = "run as root, or allow user namespaces"
 
 
-class Namespace:
+class Namespace(Closing):
     """An anonymous network namespace; use as a context manager.
 
     Commands started in it see a PID namespace of their own, and where the kernel allows it a /proc
@@ -129,17 +129,6 @@ class Namespace:
             self.close()
             raise
         track(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "rootless" if self.rootless else "root"

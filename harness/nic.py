@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from harness import device as _device
 from harness._aio import Sleepers
-from harness._live import track
+from harness._live import Closing, track
 from harness._native import ffi, lib
 from harness._nic_stats import DeviceStats, NicStats, RingPositions
 from harness._queue import BURST, QueuePair, Sendable
@@ -52,7 +51,7 @@ class SupportsClose(Protocol):
         ...
 
 
-class Nic:
+class Nic(Closing):
     """A NIC of ours on a TAP; use as a context manager.
 
     Frames may be received and sent from different threads: each call has a queue pair for itself.
@@ -269,17 +268,6 @@ class Nic:
                 capture._abandon()
             raise
         return device
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return "<Nic closed>" if self.closed else f"<Nic {self.attached}>"

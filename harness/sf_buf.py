@@ -30,7 +30,7 @@ from harness.errors import (
     SleepInterruptedError,
     error_from_errno,
 )
-from harness.vm_page import PAGE_SIZE, FileId, Page, PageInfo, describe_file_page, view
+from harness.vm_page import PAGE_SIZE, FileId, OwnedPage, Page, PageInfo, describe_file_page, view
 
 __all__ = [
     "SFB_CATCH",
@@ -149,21 +149,10 @@ class VmObject(Collected):
         return FilePage(m, self._machine)
 
 
-class FilePage(Collected, Page):
+class FilePage(OwnedPage):
     """A page of a file, wired; use as a context manager: leaving it unwires the page."""
 
-    __slots__ = ("owned",)
-
-    owned: bool
-
-    def __init__(self, m: Any, machine: Any) -> None:
-        super().__init__(m, machine)
-        self.owned = True
-
-    @property
-    def handle(self) -> Any:
-        """The `vm_page_t`, for calls into harness._native."""
-        return self._while_owned(self._m)
+    __slots__ = ()
 
     def _give_back(self) -> None:
         self.release()

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias, TypeVar
 
-from harness._live import track
+from harness._live import Closing, track
 from harness._native import ffi, lib
 from harness._queue import Bytes
 from harness._waiter import Waiter
@@ -181,7 +181,7 @@ class SendfileResult:
     shrunk: bool
 
 
-class Stack:
+class Stack(Closing):
     """A host on one queue of a NIC; use as a context manager.
 
     Nothing happens behind its back: frames move and timers run while one of its calls waits, or in
@@ -239,17 +239,6 @@ class Stack:
         self._waiter = Waiter()
         nic._users[queue] = self
         track(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return "<Stack closed>" if self.closed else f"<Stack {self.address}>"

@@ -7,10 +7,9 @@ import ipaddress
 import os
 import socket
 import weakref
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from harness._live import track
+from harness._live import Closing, track
 from harness._native import lib
 from harness._rtnl import LinkInfo, LinkStats, mac_bytes
 from harness.errors import (
@@ -30,7 +29,7 @@ _MAX_QUEUES = 16
 _FRAME_MAX = 65553
 
 
-class Tap:
+class Tap(Closing):
     """A TAP with the kernel on its far side and its queues here; use as a context manager.
 
     The defaults make a wire that works: the kernel is 198.18.0.1, the NIC's side is to be
@@ -112,17 +111,6 @@ class Tap:
             self.close()
             raise
         track(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"queues={len(self.fds)}"

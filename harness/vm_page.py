@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import _misuse, _site
 from harness._native import ffi, lib
+from harness._owned import Collected
 from harness.arena import Arena, current, history_of
 from harness.errors import ArgumentError
 
@@ -198,6 +199,23 @@ class Page:
             ClosedError: the page was given back, and may be another's by now.
         """
         return self._m
+
+
+class OwnedPage(Collected, Page):
+    """A page that was taken once and is given back once."""
+
+    __slots__ = ("owned",)
+
+    owned: bool
+
+    def __init__(self, m: Any, machine: Any) -> None:
+        super().__init__(m, machine)
+        self.owned = True
+
+    @property
+    def handle(self) -> Any:
+        """The `vm_page_t`, for calls into harness._native."""
+        return self._while_owned(self._m)
 
 
 class Views:

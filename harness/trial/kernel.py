@@ -7,9 +7,8 @@ import os
 import socket
 import struct
 import time
-from types import TracebackType
-from typing import Self
 
+from harness._live import Closing
 from harness.errors import TcpTimeoutError, error_from_errno
 from harness.netns import Namespace
 from harness.trial.payload import Payload
@@ -20,7 +19,7 @@ from harness.trial.wire import Pass, Progress
 CHUNK = 64 << 20
 
 
-class KernelSendfile:
+class KernelSendfile(Closing):
     """sendfile(2) of the kernel over a veth pair; use as a context manager.
 
     Args:
@@ -49,17 +48,6 @@ class KernelSendfile:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the namespaces."""
