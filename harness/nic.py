@@ -431,6 +431,7 @@ class Nic(Closing):
         *,
         max: int = BURST,  # noqa: A002 - as recv()
         queue: int = 0,
+        cpu: int | None = None,
     ) -> Receiver:
         """Pass what is received to a callback, on a thread of its own, until it is stopped.
 
@@ -438,15 +439,17 @@ class Nic(Closing):
             callback: called with bursts of 1 to `max` frames, as recv() returns them. It may send.
             max: frames at most.
             queue: receive queue.
+            cpu: the CPU that the thread stays on, by its number in /proc/cpuinfo; the others of
+                the process stay as they are. None: wherever the scheduler places it.
 
         Raises:
-            ArgumentError: there is no such queue.
+            ArgumentError: there is no such queue or CPU, or the process may not use that CPU.
             ClosedError: the NIC is closed.
         """
         if max < 1:
             raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
         self._queue(queue)
-        receiver = Receiver(self, callback, max, queue)
+        receiver = Receiver(self, callback, max, queue, cpu)
         self._receivers.add(receiver)
         return receiver
 

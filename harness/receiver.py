@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from harness._waiter import Waiter
-from harness.errors import ClosedError
+from harness.errors import ArgumentError, ClosedError
 from harness.frame import Frame
 
 if TYPE_CHECKING:
@@ -29,7 +32,9 @@ class Receiver:
     callback, or on the ring, ends the thread; wait(), stop() and the end of `with` raise it.
     """
 
-    def __init__(self, nic: Nic, callback: Callback, most: int, queue: int) -> None:
+    def __init__(
+        self, nic: Nic, callback: Callback, most: int, queue: int, cpu: int | None
+    ) -> None:
         self._nic = nic
         self._callback = callback
         self._most = most
@@ -37,8 +42,18 @@ class Receiver:
         self._waiter = Waiter()
         self._stop_lock = threading.Lock()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="harness-receiver", daemon=True)
+        placed: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(cpu, placed), name="harness-receiver", daemon=True
+        )
         self._thread.start()
+        try:
+            placed.result()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            del placed  # an error in it has a traceback with this frame: a circle
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +108,15 @@ class Receiver:
         if threading.current_thread() is not self._thread:
             self.wait()
 
-    def _run(self) -> None:
+    def _run(self, cpu: int | None, placed: Future[None]) -> None:
+        try:
+            if cpu is not None:
+                _pin(cpu)
+        except BaseException as e:
+            placed.set_exception(e)
+            return
+        placed.set_result(None)
+        del placed
         try:
             q = self._nic._queue(self._queue)
             while not self._waiter.closing:
@@ -110,3 +133,19 @@ class Receiver:
                 self._error = e
         except BaseException as e:
             self._error = e
+
+
+def _pin(cpu: int) -> None:
+    """Keep the calling thread on one CPU; sched_setaffinity(2) touches no other thread."""
+    configured = range(os.sysconf("SC_NPROCESSORS_CONF"))
+    # Asked for all, the kernel gives those that the process may have: what a cpuset leaves, also
+    # where whoever started this thread was pinned itself.
+    os.sched_setaffinity(0, configured)
+    if cpu not in os.sched_getaffinity(0):
+        problem = "the process may not use it" if cpu in configured else "there is no such CPU"
+        status = Path("/proc/thread-self/status").read_text()
+        usable = status.split("Cpus_allowed_list:")[1].split()[0]
+        raise ArgumentError(
+            "pin a queue's thread to", f"CPU {cpu}", problem, f"use one of {usable}"
+        )
+    os.sched_setaffinity(0, {cpu})

@@ -1,16 +1,25 @@
 """Bursts as arrays, callbacks on a thread, and asyncio."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness import Arena, Burst, Faults, Nic, Tap
-from harness.errors import ArgumentError, ClosedError, FrameError, FrameReleasedError, LinkDownError
+from harness.errors import (
+    ArgumentError,
+    ClosedError,
+    FrameError,
+    FrameReleasedError,
+    LinkDownError,
+    UnsupportedError,
+)
 
 pytestmark = pytest.mark.each_device
 
@@ -226,6 +235,77 @@ def test_closing_the_nic_ends_a_receiver_also_from_its_callback(wire, frame_of):
     assert receiver.wait(30)
     assert w.nic.closed
     assert w.nic.arena.stats().outstanding() == ""
+
+
+def allowed(tid: int) -> str:
+    """Where the kernel lets a thread of ours run."""
+    status = Path(f"/proc/self/task/{tid}/status").read_text()
+    return status.split("Cpus_allowed_list:")[1].split()[0]
+
+
+def test_each_queues_thread_stays_on_its_cpu():
+    before = {int(t.name): allowed(int(t.name)) for t in Path("/proc/self/task").iterdir()}
+    cpus = sorted(os.sched_getaffinity(0))
+    cpus = [cpus[0], cpus[-1]]
+    got = [{}, {}]  # of each queue: what came, and the thread that took it
+
+    def take(queue):
+        def callback(frames):
+            for frame in frames:
+                got[queue][frame.data[20]] = threading.get_native_id()
+
+        return callback
+
+    with Tap(queues=2) as tap:
+        try:
+            tap.steer(20)
+        except UnsupportedError as e:
+            pytest.skip(str(e))
+        with (
+            Nic(tap) as nic,
+            tap.packet_socket(0) as kernel,
+            nic.on_frames(take(0), queue=0, cpu=cpus[0]),
+            nic.on_frames(take(1), queue=1, cpu=cpus[1]),
+        ):
+            for value in range(100):
+                kernel.send(b"\xff" * 12 + b"\x88\xb5" + bytes(6) + bytes([value]) + bytes(43))
+            until(lambda: len(got[0]) + len(got[1]) == 100)
+            for queue in range(2):
+                assert sorted(got[queue]) == list(range(queue, 100, 2))
+                (tid,) = set(got[queue].values())
+                assert tid not in before
+                assert allowed(tid) == str(cpus[queue])
+            assert {tid: allowed(tid) for tid in before} == before
+            nic.check()
+
+
+def test_a_thread_nobody_placed_may_run_where_its_maker_may(wire, frame_of):
+    w = wire()
+    threads = set()
+    with w.nic.on_frames(lambda _: threads.add(threading.get_native_id())):
+        w.kernel.send(frame_of(60))
+        until(lambda: threads)
+        assert allowed(threads.pop()) == allowed(threading.get_native_id())
+
+
+@pytest.mark.parametrize(
+    ("cpu", "problem"), [(-1, "no such CPU"), (10**9, "no such CPU"), (None, "may not use it")]
+)
+def test_a_cpu_that_is_not_to_be_had_is_named_before_a_frame_is_taken(
+    wire, frame_of, monkeypatch, cpu, problem
+):
+    w = wire()
+    if cpu is None:  # as in a container that has been given fewer CPUs than there are
+        cpu, *others = os.sched_getaffinity(0)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(others))
+    threads, got = threading.active_count(), []
+    w.kernel.send(frame_of(60))
+    with pytest.raises(ArgumentError, match=rf"CPU {cpu}: .*{problem}; use one of 0"):
+        w.nic.on_frames(got.extend, cpu=cpu)
+    assert (threading.active_count(), got) == (threads, [])
+    with w.nic.recv(timeout=30)[0] as frame:
+        assert frame.data == frame_of(60)
+    w.nic.check()
 
 
 # asyncio
