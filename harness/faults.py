@@ -22,14 +22,17 @@ class _Rates(TypedDict, total=False):
     truncate: float
     corrupt: float
     delay: float
+    alloc: float
 
 
 class RxRates(_Rates, total=False):
     """Rates of what can happen on the way to us, 0 to 1 of the frames.
 
-    `drop`, `duplicate`, `corrupt` (one bit turned); `reorder` lets the next few pass, `delay` holds
-    back for up to `delay_ns`; `truncate` cuts at a random length; `short_used` says less was
-    written than was; `stall`, of the polls: the device does nothing for up to `stall_polls`.
+    `drop`, `duplicate`; `corrupt` turns one bit, in a frame whose checksum is made before, as on a
+    wire; `reorder` lets the next few pass, `delay` holds back for up to `delay_ns`; `truncate` cuts
+    at a random length; `short_used` says less was written than was; `stall`, of the polls: the
+    device does nothing for up to `stall_polls`; `alloc`, of the driver's allocations: there is no
+    page or mbuf, and the frame is dropped.
     """
 
     short_used: float
@@ -37,7 +40,11 @@ class RxRates(_Rates, total=False):
 
 
 class TxRates(_Rates, total=False):
-    """Rates of what can happen on the way out: as RxRates, and `late` completions, in any order."""
+    """Rates of what can happen on the way out: as RxRates, and `late` completions, in any order.
+
+    `alloc`, of the frames that must be copied or cut by the driver before they can go: it says
+    ENOMEM, and the frame stays with its owner.
+    """
 
     late: float
 

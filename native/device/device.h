@@ -108,6 +108,8 @@ struct device;
  * detach: after it returns, the device touches neither ring nor buffer. Chains it had taken and not
  *       used are the driver's to reclaim.
  * describe: always works.
+ * alloc_fails: NULL but in a device that injects faults: asked before each allocation for a received frame,
+ *              and before each copy that a frame needs to be sent (@tx). True: as if memory had run out.
  */
 struct device_ops {
     int (*attach)(struct device *d, struct device_attach *at);
@@ -116,6 +118,7 @@ struct device_ops {
     int (*detach)(struct device *d);
     void (*describe)(struct device *d, struct device_info *out);
     void (*destroy)(struct device *d);
+    bool (*alloc_fails)(struct device *d, unsigned queue, bool tx);
 };
 
 struct device {

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arena/guard.h"
+#include "device/in_cksum.h"
 #include "device/shim.h"
 
 /* Longest frame with its header, for the copy that a corrupted transmit frame needs. */
@@ -34,9 +36,9 @@ struct faults {
 const char *
 fault_name(enum fault f)
 {
-    static const char *const name[FAULT_COUNT] = {"drop",       "duplicate", "reorder",
-                                                  "truncate",   "corrupt",   "delay",
-                                                  "short_used", "late",      "stall"};
+    static const char *const name[FAULT_COUNT] = {"drop",    "duplicate", "reorder",    "truncate",
+                                                  "corrupt", "delay",     "short_used", "late",
+                                                  "stall",   "alloc"};
 
     return (unsigned)f < FAULT_COUNT ? name[f] : "unknown";
 }
@@ -81,6 +83,47 @@ happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum faul
     return yes;
 }
 
+/*
+ * finish_sum() - make the checksum that was left for later, as it is on a wire; one super-frame, one sum
+ * @seg: a frame with its header in front, the header in one piece
+ *
+ * Before a bit is turned: whoever is told that a sum is still to be made does not look at it, and would
+ * take the frame as it is.
+ */
+static void
+finish_sum(const struct vq_seg *seg, unsigned n)
+{
+    struct net_hdr h;
+
+    memcpy(&h, seg[0].addr, sizeof(h));
+    size_t start = sizeof(h) + h.csum_start, at = 0;
+    unsigned char *field[2] = {NULL, NULL};
+    uint64_t sum = 0;
+    bool odd = false;
+
+    for (unsigned i = 0; i < n && h.flags & NET_HDR_F_NEEDS_CSUM; at += seg[i++].len) {
+        unsigned char *p = seg[i].addr;
+        size_t off = at < start ? start - at : 0;
+
+        for (unsigned k = 0; k < 2; k++) {
+            if (start + h.csum_offset + k - at < seg[i].len)
+                field[k] = p + (start + h.csum_offset + k - at);
+        }
+        if (off < seg[i].len) {
+            sum = csum_add(sum, p + off, seg[i].len - off, odd);
+            odd ^= (seg[i].len - off) & 1;
+        }
+    }
+    if (field[0] && field[1]) {
+        uint16_t v = csum_final(sum);
+
+        memcpy(field[0], &v, 1);
+        memcpy(field[1], (char *)&v + 1, 1);
+    }
+    h = (struct net_hdr){.num_buffers = h.num_buffers};
+    memcpy(seg[0].addr, &h, sizeof(h));
+}
+
 /* ---- receive ---- */
 
 static uint32_t
@@ -91,6 +134,21 @@ rx_bytes(const struct shim_rx *r)
     for (unsigned i = 0; i < r->n; i++)
         sum += r->len[i];
     return sum;
+}
+
+/* rx_corrupt() - turn one of the bits behind the header */
+static void
+rx_corrupt(struct faults_queue *q, struct shim_rx *r, uint32_t at)
+{
+    struct vq_seg seg[NET_FRAME_BUFFERS];
+    unsigned i = 0;
+
+    for (unsigned k = 0; k < r->n; k++)
+        seg[k] = (struct vq_seg){r->buffer[k]->addr, r->len[k]};
+    finish_sum(seg, r->n);
+    for (; at >= r->len[i]; i++)
+        at -= r->len[i];
+    ((char *)seg[i].addr)[at] ^= (char)(1 << rnd(q, 8));
 }
 
 /* rx_cut() - keep the first @len bytes; buffers that fall empty go back to the inner device */
@@ -167,14 +225,8 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
     if (frame > sizeof(struct net_hdr)) {
         uint32_t len = frame - (uint32_t)sizeof(struct net_hdr);
 
-        if (happens(q, rate, count, FAULT_CORRUPT)) {
-            uint32_t at = (uint32_t)sizeof(struct net_hdr) + rnd(q, len);
-            unsigned i = 0;
-
-            for (; at >= r->len[i]; i++)
-                at -= r->len[i];
-            ((char *)r->buffer[i]->addr)[at] ^= (char)(1 << rnd(q, 8));
-        }
+        if (r->len[0] >= sizeof(struct net_hdr) && happens(q, rate, count, FAULT_CORRUPT))
+            rx_corrupt(q, r, (uint32_t)sizeof(struct net_hdr) + rnd(q, len));
         if (happens(q, rate, count, FAULT_TRUNCATE))
             rx_cut(s, queue, r, (uint32_t)sizeof(struct net_hdr) + rnd(q, len));
         else if (happens(q, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
@@ -216,6 +268,24 @@ keep_tx(struct shim_tx **list, struct shim_tx *c, uint64_t due)
     *list = c;
 }
 
+/* A chain to be copied to a place of ours. */
+struct copy {
+    const struct shim_tx *chain;
+    char *to;
+};
+
+/* copy_chain() - under a guard: the pages may be a file's that has shrunk */
+static int
+copy_chain(void *arg)
+{
+    struct copy *c = arg;
+    char *to = c->to;
+
+    for (unsigned i = 0; i < c->chain->n; to += c->chain->seg[i++].len)
+        memcpy(to, c->chain->seg[i].addr, c->chain->seg[i].len);
+    return 0;
+}
+
 /* send_corrupted() - send a copy with one bit turned: the pages themselves may be a file's */
 static bool
 send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
@@ -232,13 +302,11 @@ send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
         len > SCRATCH_BYTES)
         return false;
     char *to = q->scratch + k * SCRATCH_BYTES;
-    uint32_t off = 0;
 
-    for (unsigned i = 0; i < c->n; i++) {
-        memcpy(to + off, c->seg[i].addr, c->seg[i].len);
-        off += (uint32_t)c->seg[i].len;
-    }
+    if (guard_run(copy_chain, &(struct copy){c, to}) < 0)
+        return false; /* the device finds the same, and says so */
     arena_count_copy(f->shim.arena, len);
+    finish_sum(&(struct vq_seg){to, len}, 1);
     to[sizeof(struct net_hdr) + rnd(q, len - (uint32_t)sizeof(struct net_hdr))] ^=
         (char)(1 << rnd(q, 8));
     struct vq_seg seg[2] = {{to, sizeof(struct net_hdr)},
@@ -358,6 +426,16 @@ faults_tick(struct shim *s, unsigned queue)
     return true;
 }
 
+static bool
+faults_alloc_fails(struct shim *s, unsigned queue, bool tx)
+{
+    struct faults *f = faults_of(s);
+    struct faults_queue *q = &f->q[queue];
+
+    return happens(q, tx ? f->config.tx : f->config.rx, tx ? q->stats.tx : q->stats.rx,
+                   FAULT_ALLOC);
+}
+
 static void
 faults_fini(struct shim *s)
 {
@@ -384,6 +462,7 @@ static const struct shim_ops faults_ops = {
     .tx = faults_tx,
     .done = faults_done,
     .tick = faults_tick,
+    .alloc_fails = faults_alloc_fails,
     .fini = faults_fini,
 };
 

@@ -15,6 +15,7 @@ enum fault {
     FAULT_SHORT_USED, /* receive: the used length says less than was written */
     FAULT_LATE,       /* transmit: the completion comes later, and not in order */
     FAULT_STALL,      /* the device does nothing for a number of polls */
+    FAULT_ALLOC, /* receive: no page or mbuf for a frame; transmit: none for the copy it needs */
     FAULT_COUNT,
 };
 const char *fault_name(enum fault f);
@@ -23,7 +24,8 @@ const char *fault_name(enum fault f);
 
 struct faults_config {
     uint64_t seed;
-    uint32_t rx[FAULT_COUNT]; /* in frames per million; of polls, for FAULT_STALL */
+    uint32_t
+        rx[FAULT_COUNT]; /* of a million frames; FAULT_STALL: polls; FAULT_ALLOC: allocations */
     uint32_t tx[FAULT_COUNT];
     uint64_t delay_ns;    /* FAULT_DELAY: at most */
     uint32_t stall_polls; /* FAULT_STALL: at most */

@@ -311,6 +311,16 @@ shim_describe(struct device *d, struct device_info *out)
     out->async = false; /* frames come through us when we are polled */
 }
 
+static bool
+shim_alloc_fails(struct device *d, unsigned queue, bool tx)
+{
+    struct shim *s = shim_of(d);
+
+    if (s->ops->alloc_fails && s->ops->alloc_fails(s, queue, tx))
+        return true;
+    return s->inner->ops->alloc_fails && s->inner->ops->alloc_fails(s->inner, queue, tx);
+}
+
 static void
 shim_destroy(struct device *d)
 {
@@ -328,6 +338,7 @@ static const struct device_ops shim_device_ops = {
     .poll = shim_poll,
     .detach = shim_detach,
     .describe = shim_describe,
+    .alloc_fails = shim_alloc_fails,
     .destroy = shim_destroy,
 };
 

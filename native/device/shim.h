@@ -49,6 +49,7 @@ struct shim;
  *     is not to be sent, or keep it.
  * done: the inner device is through with a chain: shim_tx_done(), now or later.
  * tick: called before each poll and kick: what was kept may be let go. False: the device is stalled.
+ * alloc_fails: NULL, or as that of struct device_ops; otherwise the inner device is asked.
  * fini: free what is the maker's; kept frames need nothing done, the driver reclaims them.
  */
 struct shim_ops {
@@ -58,6 +59,7 @@ struct shim_ops {
     void (*tx)(struct shim *s, unsigned queue, struct shim_tx *c);
     void (*done)(struct shim *s, unsigned queue, struct shim_tx *c);
     bool (*tick)(struct shim *s, unsigned queue);
+    bool (*alloc_fails)(struct shim *s, unsigned queue, bool tx);
     void (*fini)(struct shim *s);
 };
 

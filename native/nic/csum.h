@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The Internet checksum (RFC 1071) over chains, for when the device does not do it. */
+/* The Internet checksum over chains, for when the device does not do it. */
 #ifndef NIC_HARNESS_NIC_CSUM_H
 #define NIC_HARNESS_NIC_CSUM_H
 
 #include <sys/mbuf.h>
 
 #include "arena/arena.h"
-
-/* csum_add() - add @len bytes to a running sum; @odd: the bytes before were odd in number */
-uint64_t csum_add(uint64_t sum, const void *data, size_t len, bool odd);
-/* csum_fold() - 16 bits, in the order they lie in memory */
-uint16_t csum_fold(uint64_t sum);
+#include "device/in_cksum.h"
 
 /* csum_chain() - sum of @len bytes from offset @off of a chain; 0, or -EFAULT when a file page is gone. */
 int csum_chain(const struct mbuf *m, uint32_t off, uint32_t len, uint64_t *sum);

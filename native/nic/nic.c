@@ -104,6 +104,15 @@ buf_get(struct nic *n, bool page)
     return page ? (void *)jumbo_alloc(n->jumbo, RETURN_SITE()) : (void *)mb_gethdr(n->mbufs);
 }
 
+/* alloc_fails() - is the next allocation to fail, as one of the device's faults? */
+static bool
+alloc_fails(const struct nic *n, unsigned queue, bool tx)
+{
+    const struct device_ops *ops = n->device->ops;
+
+    return ops->alloc_fails && ops->alloc_fails(n->device, queue, tx);
+}
+
 /* buf_put() - give back one that is on no ring */
 static void
 buf_put(struct nic *n, void *buf)
@@ -258,6 +267,8 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     for (; carriers < f->n; carriers++) {
         if (!is_page(n, f->buf[carriers]))
             carrier[carriers] = f->buf[carriers];
+        else if (alloc_fails(n, queue, false))
+            carrier[carriers] = NULL;
         else
             carrier[carriers] = carriers ? mb_get(n->mbufs) : mb_gethdr(n->mbufs);
         if (carrier[carriers] == NULL) {
@@ -268,7 +279,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     for (; have < f->n; have++) {
         bool page = is_page(n, f->buf[have]);
 
-        successor[have] = buf_get(n, page);
+        successor[have] = alloc_fails(n, queue, false) ? NULL : buf_get(n, page);
         if (successor[have] == NULL) {
             if (page)
                 COUNT(q->stats.rx_drop_no_page, 1);
@@ -540,6 +551,8 @@ gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg, char **lea
 static struct mbuf *
 linearize(struct nic *n, struct nic_queue *q, struct mbuf *m)
 {
+    if (alloc_fails(n, (unsigned)(q - n->q), true))
+        return NULL;
     uint32_t left = (uint32_t)m->m_pkthdr.len;
     struct mbuf *top = mb_gethdr(n->mbufs);
     uint32_t off = 0;
@@ -662,7 +675,8 @@ tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
         if (copy == NULL)
             return -ENOMEM;
     }
-    int err = gso_cut(copy ? copy : m, &list);
+    int err =
+        alloc_fails(n, (unsigned)(q - n->q), true) ? -ENOMEM : gso_cut(copy ? copy : m, &list);
 
     m_freem(copy); /* the frames hold its pages */
     if (err < 0)

@@ -87,8 +87,14 @@ hostile_destroy(struct device *d)
     (void)d;
 }
 
-static const struct device_ops hostile_ops = {hostile_attach, hostile_kick,     hostile_poll,
-                                              hostile_detach, hostile_describe, hostile_destroy};
+static const struct device_ops hostile_ops = {
+    .attach = hostile_attach,
+    .kick = hostile_kick,
+    .poll = hostile_poll,
+    .detach = hostile_detach,
+    .describe = hostile_describe,
+    .destroy = hostile_destroy,
+};
 
 /* use() - a posted buffer, with the first bytes of the input in it, and a length that may be a lie */
 static void

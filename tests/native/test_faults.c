@@ -158,6 +158,7 @@ static void
 test_one(enum fault kind, bool tx)
 {
     struct faults_stats s;
+    struct nic_queue_stats ns;
 
     config = (struct faults_config){.seed = 7 + kind, .delay_ns = 20000, .stall_polls = 3};
     (tx ? config.tx : config.rx)[kind] = FAULT_RATE_ONE / 20;
@@ -167,7 +168,7 @@ test_one(enum fault kind, bool tx)
     uint64_t done = (tx ? s.tx : s.rx)[kind];
 
     if (!(tx && kind == FAULT_STALL) && !(tx && kind == FAULT_SHORT_USED) &&
-        !(!tx && kind == FAULT_LATE))
+        !(tx && kind == FAULT_ALLOC) && !(!tx && kind == FAULT_LATE))
         CHECK(done > FRAMES / 40 || kind == FAULT_STALL);
     switch (kind) {
     case FAULT_DROP:
@@ -189,12 +190,48 @@ test_one(enum fault kind, bool tx)
         CHECK(tally.whole + tally.wrong <= FRAMES); /* the shortest are no frames any more */
         CHECK_EQ(tally.whole, FRAMES - (tx && kind == FAULT_SHORT_USED ? 0 : done));
         break;
+    case FAULT_ALLOC: /* on the way out only where a copy is needed: see test_alloc_tx() */
+        nic_get_stats(nic[0], 0, &ns);
+        CHECK_EQ(ns.rx_drop_no_page + ns.rx_drop_no_mbuf, tx ? 0 : done);
+        CHECK_EQ(tally.whole, FRAMES - (tx ? 0 : done));
+        CHECK_EQ(tally.wrong, 0);
+        break;
     default: /* late, out of order, in fits: but each once */
         CHECK_EQ(tally.whole, FRAMES);
         CHECK_EQ(tally.wrong, 0);
         for (unsigned i = 0; i < FRAMES; i++)
             CHECK_EQ(tally.seen[i], 1);
     }
+    teardown();
+}
+
+static void
+forget(caddr_t buf, void *args)
+{
+    (void)buf;
+    (void)args;
+}
+
+/* A frame that must be copied before it can go, and nothing to copy it to: it stays its owner's. */
+static void
+test_alloc_tx(void)
+{
+    static char elsewhere[1000]; /* not of the arena */
+    struct faults_stats s;
+
+    config = (struct faults_config){.seed = 3, .tx[FAULT_ALLOC] = FAULT_RATE_ONE};
+    setup(wrap_faults);
+    for (unsigned i = 0; i < 10; i++) {
+        struct mbuf *m = mb_gethdr(machine->mbufs);
+
+        m_extadd(m, elsewhere, sizeof(elsewhere), forget, NULL, 0, EXT_DISPOSABLE);
+        m->m_len = m->m_pkthdr.len = sizeof(elsewhere);
+        CHECK_EQ(nic_tx(nic[0], 0, m), -ENOMEM);
+        CHECK_EQ(m->m_data == elsewhere, true);
+        m_freem(m);
+    }
+    faults_get_stats(faults, &s);
+    CHECK_EQ(s.tx[FAULT_ALLOC], 10);
     teardown();
 }
 
@@ -291,6 +328,7 @@ main(void)
         test_one((enum fault)kind, false);
         test_one((enum fault)kind, true);
     }
+    test_alloc_tx();
     test_all();
     test_capture();
     return 0;

@@ -118,8 +118,14 @@ played_destroy(struct device *d)
     (void)d;
 }
 
-static const struct device_ops played_ops = {played_attach, played_kick,     played_poll,
-                                             played_detach, played_describe, played_destroy};
+static const struct device_ops played_ops = {
+    .attach = played_attach,
+    .kick = played_kick,
+    .poll = played_poll,
+    .detach = played_detach,
+    .describe = played_describe,
+    .destroy = played_destroy,
+};
 
 static struct nic_config
 config(uint32_t mtu)

@@ -327,8 +327,14 @@ end_destroy(struct device *d)
     e->destroyed = true;
 }
 
-static const struct device_ops end_ops = {end_attach, end_kick,     end_poll,
-                                          end_detach, end_describe, end_destroy};
+static const struct device_ops end_ops = {
+    .attach = end_attach,
+    .kick = end_kick,
+    .poll = end_poll,
+    .detach = end_detach,
+    .describe = end_describe,
+    .destroy = end_destroy,
+};
 
 struct wire *
 wire_create(const struct wire_config *config, struct device *end[2])

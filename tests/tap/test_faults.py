@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from harness import Faults, Stack
+from harness import Faults, Offloads, Stack
 from harness.errors import ClosedError, UnsupportedError
 
 pytestmark = pytest.mark.each_device
@@ -125,13 +125,27 @@ def test_on_the_way_out(wire, frame_of, kind):
     w.nic.check()
 
 
-def test_tcp_gets_its_bytes_through_all_of_it(wire, tmp_path):
-    """Corruption is left out: one in 65536 passes a TCP sum."""
+def bad_sums(namespace):
+    """TCP segments that the kernel threw away for their checksum."""
+    lines = namespace.read("/proc/net/snmp").splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(values[names.index("InCsumErrors")])
+
+
+@pytest.mark.parametrize(("offloads", "corrupt"), [(None, 0.1), (Offloads.NONE, 0.03)])
+def test_tcp_gets_its_bytes_through_all_of_it(wire, tmp_path, offloads, corrupt):
     faults = Faults(
-        rx={"drop": 0.01, "duplicate": 0.01, "reorder": 0.02},
-        tx={"drop": 0.01, "duplicate": 0.01, "reorder": 0.02, "late": 0.05},
+        rx={"drop": 0.01, "duplicate": 0.01, "reorder": 0.02, "corrupt": 0.03, "alloc": 0.05},
+        tx={
+            "drop": 0.01,
+            "duplicate": 0.01,
+            "reorder": 0.02,
+            "late": 0.05,
+            "corrupt": corrupt,
+            "alloc": 0.02,
+        },
     )
-    w = wire(faults=faults, offloads=None)
+    w = wire(faults=faults, offloads=offloads)
     data = bytes(range(256)) * 2000
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -157,7 +171,21 @@ def test_tcp_gets_its_bytes_through_all_of_it(wire, tmp_path):
                         break
                     got += part
             assert got == data
+    done = w.nic.fault_stats()
+    assert done.rx["alloc"] > 0
+    # A turned bit is seen where the sum is checked, also of a frame whose sum was left to the device.
+    assert done.tx["corrupt"] > 0
+    assert bad_sums(w.tap.namespace) > 0
     w.nic.check()
+
+
+def test_no_memory_for_a_frame_that_arrives(wire, frame_of):
+    w = wire(faults=Faults(rx={"alloc": 0.2}))
+    sent, got = from_kernel(w, frame_of)
+    done = w.nic.fault_stats().rx["alloc"]
+    s = w.nic.stats()
+    assert 0 < done == s.rx_drop_no_page + s.rx_drop_no_mbuf == MANY - len(got)
+    assert got == [f for f in sent if f in set(got)]
 
 
 def test_random_faults_leave_nothing_behind(wire, frame_of):

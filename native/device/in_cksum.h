@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The Internet checksum (RFC 1071), a piece at a time. */
+#ifndef NIC_HARNESS_DEVICE_IN_CKSUM_H
+#define NIC_HARNESS_DEVICE_IN_CKSUM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* csum_add() - add @len bytes to a running sum; @odd: the bytes before were odd in number */
+uint64_t csum_add(uint64_t sum, const void *data, size_t len, bool odd);
+/* csum_fold() - 16 bits, in the order they lie in memory */
+uint16_t csum_fold(uint64_t sum);
+/* csum_final() - what goes into a TCP or UDP header: folded and inverted, never zero */
+uint16_t csum_final(uint64_t sum);
+
+#endif
