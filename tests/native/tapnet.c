@@ -16,8 +16,8 @@
 
 #include "check.h"
 
-static void
-write_file(const char *path, const char *text)
+void
+tapnet_write(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY);
 
@@ -36,13 +36,13 @@ tapnet_enter(void)
     if (unshare(CLONE_NEWNET) != 0) {
         if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
             SKIP("no network namespace: %s", strerror(errno));
-        write_file("/proc/self/setgroups", "deny");
+        tapnet_write("/proc/self/setgroups", "deny");
         snprintf(map, sizeof(map), "0 %u 1", uid);
-        write_file("/proc/self/uid_map", map);
+        tapnet_write("/proc/self/uid_map", map);
         snprintf(map, sizeof(map), "0 %u 1", gid);
-        write_file("/proc/self/gid_map", map);
+        tapnet_write("/proc/self/gid_map", map);
     }
-    write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    tapnet_write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
 }
 
 /* set() - one ioctl on an interface by name */

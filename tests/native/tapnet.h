@@ -9,6 +9,8 @@
 
 /* tapnet_enter() - as root or by a user namespace; without IPv6, which would send frames of its own */
 void tapnet_enter(void);
+/* tapnet_write() - a setting under /proc, where it may be written */
+void tapnet_write(const char *path, const char *text);
 /* tapnet_open() - a TAP that is up, its queues in @fds */
 void tapnet_open(const char *name, uint32_t mtu, unsigned nqueues, int *fds);
 /* tapnet_set_address() - the kernel's own, IPv4 */

@@ -40,6 +40,7 @@
 #include "device/steering.h"
 #include "nic/nic.h"
 #include "ring/uring.h"
+#include "tapnet.h"
 
 #define HDR sizeof(struct net_hdr)
 #define BURST 64u
@@ -92,36 +93,6 @@ pin(pthread_t thread, unsigned cpu)
 }
 
 /* ---- the wire ---- */
-
-static void
-write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY);
-
-    if (fd >= 0) {
-        (void)!write(fd, text, strlen(text));
-        close(fd);
-    }
-}
-
-/* enter_namespace() - a network of our own, as root or by a user namespace */
-static void
-enter_namespace(void)
-{
-    unsigned uid = getuid(), gid = getgid();
-    char map[64];
-
-    if (unshare(CLONE_NEWNET) != 0) {
-        if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
-            die("network namespace");
-        write_file("/proc/self/setgroups", "deny");
-        snprintf(map, sizeof(map), "0 %u 1", uid);
-        write_file("/proc/self/uid_map", map);
-        snprintf(map, sizeof(map), "0 %u 1", gid);
-        write_file("/proc/self/gid_map", map);
-    }
-    write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-}
 
 struct wire {
     int fd[2]; /* TAP queues */
@@ -1019,8 +990,8 @@ stream_round(int round)
 {
     static const char *const name[] = {"readv", "tap_rw", "tap_uring"};
 
-    write_file("/proc/sys/net/ipv4/tcp_timestamps", "0");
-    write_file("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+    tapnet_write("/proc/sys/net/ipv4/tcp_timestamps", "0");
+    tapnet_write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
     for (unsigned i = 0; i < 3; i++) {
         struct nic *nic = NULL;
         pthread_t thread;
@@ -1070,7 +1041,7 @@ main(int argc, char **argv)
         fprintf(stderr, "usage: ring_ops ROUNDS [rx|tx|flat|queues|tcp]\n");
         return 2;
     }
-    enter_namespace();
+    tapnet_enter();
     bare_room = mmap(NULL, BARE_ROOM, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (bare_room == MAP_FAILED)
