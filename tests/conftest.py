@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run tests/tap on this device; by default on the fastest, "
         "and the tests that are about devices on tap_rw and tap_uring",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if Path(sys.prefix).parent.name not in ("asan", "tsan"):
+        return
+    for item in items:
+        if marker := item.get_closest_marker("plain_build"):
+            item.add_marker(pytest.mark.skip(reason=f"in the plain build only: {marker.args[0]}"))
 
 
 # A shell without job control starts what it runs in the background with SIGINT ignored, and every

@@ -19,6 +19,9 @@ CHECKOUT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
 
 
+NOT_SANITIZED = pytest.mark.plain_build("what is built here has no sanitizer")
+
+
 def run(*command: str | Path, **environment: str) -> str:
     done = subprocess.run(
         command, env=ENVIRONMENT | environment, capture_output=True, text=True, check=False
@@ -50,6 +53,7 @@ def language(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@NOT_SANITIZED
 def test_a_program_uses_the_installed_library(prefix: Path, tmp_path: Path, language: str) -> None:
     source, program = tmp_path / "program.c", tmp_path / "program"
     source.write_text(PROGRAM)
@@ -61,6 +65,7 @@ def test_a_program_uses_the_installed_library(prefix: Path, tmp_path: Path, lang
     assert version == importlib.metadata.version("nic-harness")
 
 
+@NOT_SANITIZED
 def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None:
     include = prefix / "include/nic-harness"
     headers = sorted(include.rglob("*.h"))
@@ -70,6 +75,7 @@ def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None
         run("gcc", "-x", language, *flags, "-include", header, "/dev/null")
 
 
+@NOT_SANITIZED
 def test_a_wheel_is_the_package_and_its_extension(tmp_path: Path) -> None:
     settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
     quickly = "-Csetup-args=-Doptimization=0"  # only its contents are looked at
