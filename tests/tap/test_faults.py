@@ -170,7 +170,7 @@ def test_tcp_gets_its_bytes_through_all_of_it(wire, tmp_path, offloads, corrupt)
             assert got == data
     done = w.nic.fault_stats()
     assert done.rx["alloc"] > 0
-    # A turned bit is seen where the sum is checked, also of a frame whose sum was left to the device.
+    # A turned bit is seen where the sum is checked, also where the sum was left to the device.
     assert done.tx["corrupt"] > 0
     assert bad_sums(w.tap.namespace) > 0
     w.nic.check()
