@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from harness._native import ffi, lib
+from harness._views import views
 from harness.errors import FrameError, FrameReleasedError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -26,21 +28,17 @@ _FIELDS = (
     ("timestamp", "timestamp", "u8"),
 )
 
-# struct frame in words of eight bytes, and of four.
 _SIZE = ffi.sizeof("struct frame")
-_WORDS = _SIZE // 8
-_ADDRESS = ffi.offsetof("struct frame", "data") // 8
-_LENGTHS = tuple(ffi.offsetof("struct frame", member) // 4 for member in ("data_len", "nsegs"))
 
 
 class Burst:
     """Frames received together, in the pages that the device wrote them to.
 
-    `len()` is how many; `burst[i]` the bytes of one, as a view of its page. Views, and slices of
-    them, keep the pages of the whole burst after release(). Use as a context manager.
+    `len()` is how many; `burst[i]` the bytes of one, as a view of its page, the same one each time.
+    Slices of views keep the pages of the whole burst after release(). Use as a context manager.
     """
 
-    __slots__ = ("__weakref__", "_frames", "_memory", "_n", "_owner", "_pieces", "_views")
+    __slots__ = ("__weakref__", "_frames", "_n", "_owner", "_pieces", "_views", "_whole")
 
     def __init__(self, frames: Any, n: int, free: Any) -> None:
         """Take over `n` described frames; `free` keeps what they are made of."""
@@ -50,10 +48,10 @@ class Burst:
         self._owner: Any = ffi.gc(
             ffi.cast("struct frame *", frames), functools.partial(_free, frames, n, free)
         )
-        self._views: list[memoryview] = []
-        # Where the only piece of each frame lies in _memory; made when it is asked for.
-        self._pieces: list[slice | None] | None = None
-        self._memory = memoryview(b"")
+        # Of each frame, made when one is asked for; None for one in several pieces.
+        self._views: list[memoryview | None] | None = None
+        self._whole = True  # none is in several pieces
+        self._pieces: list[memoryview] = []  # what segments() made
 
     def __len__(self) -> int:
         return self._n
@@ -114,15 +112,11 @@ class Burst:
             FrameError: it lies in several pieces: use segments(i).
             FrameReleasedError: after release().
         """
-        if self._pieces is None:
-            self._pieces = self._find()
-        piece = self._pieces[i]
-        if piece is None:
+        view = self._seen()[i]
+        if view is None:
             raise FrameError(
                 "look at", f"frame {i} of {self!r}", "it is no single piece", "use .segments(i)"
             )
-        view = self._memory[piece]
-        self._views.append(view)
         return view
 
     def __iter__(self) -> Iterator[memoryview]:
@@ -131,31 +125,18 @@ class Burst:
         Raises:
             FrameError, FrameReleasedError: as burst[i].
         """
-        if self._pieces is None:
-            self._pieces = self._find()
-        if None in self._pieces:
-            self[self._pieces.index(None)]  # says so
-        memory = self._memory
-        views = [memory[piece] for piece in self._pieces]  # type: ignore[index]
-        self._views += views
-        return iter(views)
+        seen = self._seen()
+        if not self._whole:
+            self[seen.index(None)]  # says so
+        return iter(seen)  # type: ignore[arg-type]
 
-    def _find(self) -> list[slice | None]:
-        """Make one view that all frames lie in, for slices of it cost little; where they lie."""
-        if self._owner is None:
-            raise FrameReleasedError("look at", repr(self), "it was released")
-        described = memoryview(ffi.buffer(self._frames, self._n * _SIZE))
-        first = described.cast("Q")[_ADDRESS::_WORDS].tolist()
-        length, segments = (described.cast("I")[at :: 2 * _WORDS].tolist() for at in _LENGTHS)
-        base = min(first, default=0)
-        size = max(first, default=0) - base + max(length, default=0)
-        # Whatever has a slice of it has the chains.
-        kept = ffi.gc(ffi.cast("char *", base), functools.partial(_keep, self._owner))
-        self._memory = memoryview(ffi.buffer(kept, size))
-        return [
-            slice(a - base, a - base + n) if pieces == 1 else None
-            for a, n, pieces in zip(first, length, segments, strict=True)
-        ]
+    def _seen(self) -> list[memoryview | None]:
+        if self._views is None:
+            if self._owner is None:
+                raise FrameReleasedError("look at", repr(self), "it was released")
+            self._views = views(self._owner, ffi.buffer(self._frames, self._n * _SIZE))
+            self._whole = all(self._views)  # no piece is empty
+        return self._views
 
     def segments(self, i: int) -> tuple[memoryview, ...]:
         """Return the bytes of frame `i`, a view for each piece.
@@ -172,9 +153,9 @@ class Burst:
             lib.frame_segs(f.m, segs, f.nsegs)
             parts = [(seg.data, seg.len) for seg in segs]
         keep = functools.partial(_keep, self._owner)
-        views = tuple(memoryview(ffi.buffer(ffi.gc(data, keep), size)) for data, size in parts)
-        self._views += views
-        return views
+        pieces = tuple(memoryview(ffi.buffer(ffi.gc(data, keep), size)) for data, size in parts)
+        self._pieces += pieces
+        return pieces
 
     def _frame(self, i: int) -> Any:
         if self._owner is None:
@@ -189,13 +170,14 @@ class Burst:
         Views cannot be used any more. Slices that were taken of them can, and the pages go back
         with the last one.
         """
-        for view in self._views:
+        for view in itertools.chain(self._views or (), self._pieces):
+            if view is None:
+                continue
             try:
                 view.release()
             except BufferError:  # somebody has a view of this very view, such as numpy
                 continue
-        self._views.clear()
-        self._memory, self._pieces = memoryview(b""), None
+        self._views, self._pieces = None, []
         self._owner = None
 
 

@@ -122,6 +122,40 @@ def test_a_slice_keeps_the_pages_of_its_burst(wire, frame_of):
     assert w.nic.arena.stats().pages_in_use == 256
 
 
+def test_an_iteration_over_a_burst_that_is_released_meanwhile(wire, frame_of):
+    w = wire()
+    for i in range(10):
+        w.kernel.send(numbered(frame_of, i))
+    burst = w.nic.recv_burst(timeout=5)
+    views = iter(burst)
+    first = next(views)
+    assert first is burst[0] is next(iter(burst))
+    burst.release()
+    assert w.nic.arena.stats().pages_in_use == 256
+    for view in (first, *views):
+        with pytest.raises(ValueError, match="released"):
+            view[0]
+    with pytest.raises(FrameReleasedError):
+        iter(burst)
+
+
+def test_pieces_are_released_with_their_burst(wire, frame_of):
+    w = wire(mtu=9000)
+    before = w.nic.arena.stats().pages_in_use
+    w.kernel.send(frame_of(9014))
+    burst = w.nic.recv_burst(timeout=5)
+    pieces = burst.segments(0)
+    kept = pieces[2][-4:]
+    burst.release()
+    for piece in pieces:
+        with pytest.raises(ValueError, match="released"):
+            piece[0]
+    assert kept == frame_of(9014)[-4:]
+    assert w.nic.arena.stats().pages_in_use == before + 3
+    del kept
+    assert w.nic.arena.stats().pages_in_use == before
+
+
 def test_without_numpy_the_array_is_refused_and_the_views_are_not():
     program = """
 import sys

@@ -76,12 +76,13 @@ def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None
 
 
 @NOT_SANITIZED
-def test_a_wheel_is_the_package_and_its_extension(tmp_path: Path) -> None:
+def test_a_wheel_is_the_package_and_its_extensions(tmp_path: Path) -> None:
     settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
     quickly = "-Csetup-args=-Doptimization=0"  # only its contents are looked at
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", *settings, quickly, CHECKOUT)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {"harness/__init__.py", "harness/py.typed"} < names
-    assert f"harness/_native{sysconfig.get_config_var('EXT_SUFFIX')}" in names
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    assert {f"harness/_native{suffix}", f"harness/_views{suffix}"} < names
     assert all(name.startswith("harness/") for name in names)
