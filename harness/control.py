@@ -105,10 +105,13 @@ class _Server:
         folder = _own_folder()
         _sweep(folder)
         self.path = folder / f"{self.pid}.sock"
-        self.path.unlink(missing_ok=True)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.socket.bind(os.fspath(self.path))
+        # It gets its name when it listens: until then another process would sweep it away.
+        unnamed = self.path.with_suffix(".new")
+        unnamed.unlink(missing_ok=True)
+        self.socket.bind(os.fspath(unnamed))
         self.socket.listen(8)
+        unnamed.replace(self.path)
         self.thread = threading.Thread(target=self.serve, name="harness-control", daemon=True)
         self.thread.start()
 
