@@ -19,39 +19,41 @@ pytestmark = pytest.mark.skipif(
 )
 
 SENDS_FOR_EVER = """
+import os
 from harness import Nic, Tap
 with Tap(queues=2) as tap, Nic(tap, device="vhost_net") as nic:
-    print("sending", flush=True)
+    print(os.getpid(), "sending", flush=True)
     while True:
         for queue in range(2):
             nic.send_many([bytes(1000)] * 64, queue=queue)
 """
 
 
-def workers() -> int:
-    """Kernel threads of vhost's, whosever they are."""
+def workers(of: int) -> int:
+    """Kernel threads of vhost's that were started for a process: they have its number."""
     count = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            count += (process / "comm").read_text().startswith("vhost-")
+            count += (process / "comm").read_text() == f"vhost-{of}\n"
         except OSError:  # ended meanwhile
             continue
     return count
 
 
-def wait_for_workers(many: int) -> None:
+def wait_until_no_worker(of: int) -> None:
     deadline = time.monotonic() + 60
-    while workers() > many:
-        assert time.monotonic() < deadline, f"more than {many} workers"
+    while workers(of):
+        assert time.monotonic() < deadline, f"a worker of {of} is still there"
         time.sleep(0.05)
 
 
 def test_a_worker_for_each_queue_while_it_is_attached() -> None:
-    before = workers()
+    us = os.getpid()
+    wait_until_no_worker(us)  # of an earlier test
     with Tap(queues=3) as tap, Nic(tap, device="vhost_net") as nic:
-        assert workers() == before + 3
+        assert workers(us) == 3
         assert nic.attached.device == "vhost_net"
-    wait_for_workers(before)
+    wait_until_no_worker(us)
 
 
 def test_room_for_the_longest_frame_is_asked_for() -> None:
@@ -64,7 +66,6 @@ def test_room_for_the_longest_frame_is_asked_for() -> None:
 
 
 def test_kill_in_the_middle_leaves_no_worker(interrupt) -> None:
-    before = workers()
     killed = interrupt([sys.executable, "-c", SENDS_FOR_EVER], until=b"sending")
     assert killed.returncode == -signal.SIGKILL
-    wait_for_workers(before)
+    wait_until_no_worker(int(killed.stdout.split()[0]))
