@@ -41,7 +41,7 @@ def test_with_the_flags_of_a_checkout(page: str, checkout_flags: list[str], tmp_
         run(program, NIC_HARNESS_STRICT=strict)
 
 
-@pytest.mark.plain_build("the library that is installed has no sanitizer")
+@pytest.mark.once("the library that is installed has no sanitizer")
 @STRICT
 @pytest.mark.parametrize("page", PAGES)
 def test_with_an_installed_library(page: str, strict: str, prefix: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def nobody(run):
     pytest.skip(f"an ordinary user cannot run this interpreter: {probe.stderr.splitlines()[-1]}")
 
 
-@pytest.mark.plain_build("the library's part is the same as root, and the tests run as that")
+@pytest.mark.once("the library's part is the same as root, and the tests run as that")
 @pytest.mark.timeout(600)
 def test_the_same_tests_pass(run, nobody, tmp_path):
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):

@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
 
 
-NOT_SANITIZED = pytest.mark.plain_build("what is built here has no sanitizer")
+ONCE = pytest.mark.once("what is built here is the same, and has no sanitizer")
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -53,7 +53,7 @@ def language(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@NOT_SANITIZED
+@ONCE
 def test_a_program_uses_the_installed_library(prefix: Path, tmp_path: Path, language: str) -> None:
     source, program = tmp_path / "program.c", tmp_path / "program"
     source.write_text(PROGRAM)
@@ -65,7 +65,7 @@ def test_a_program_uses_the_installed_library(prefix: Path, tmp_path: Path, lang
     assert version == importlib.metadata.version("nic-harness")
 
 
-@NOT_SANITIZED
+@ONCE
 def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None:
     include = prefix / "include/nic-harness"
     headers = sorted(include.rglob("*.h"))
@@ -75,7 +75,7 @@ def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None
         run("gcc", "-x", language, *flags, "-include", header, "/dev/null")
 
 
-@NOT_SANITIZED
+@ONCE
 def test_a_wheel_is_the_package_and_its_extensions(tmp_path: Path) -> None:
     settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
     quickly = "-Csetup-args=-Doptimization=0"  # only its contents are looked at
