@@ -12,14 +12,19 @@ __all__ = ["Waiter"]
 
 
 class Waiter:
-    """Threads that sleep until a descriptor is readable, and can be woken and sent away."""
+    """Threads that sleep until a descriptor is readable, and can be woken and sent away.
 
-    __slots__ = ("_closing", "_idle", "_waiting", "_wake")
+    Each has an eventfd of its own while it sleeps: one that was shared would be emptied by whoever
+    is first, and the others would sleep on.
+    """
+
+    __slots__ = ("_asleep", "_closing", "_gone", "_spare", "_wakes")
 
     def __init__(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        self._idle = threading.Condition()
-        self._waiting = 0
+        self._asleep: set[int] = set()  # eventfds of the threads in wait()
+        self._spare: list[int] = []
+        self._gone = threading.Condition()
+        self._wakes = 0
         self._closing = False
 
     @property
@@ -27,38 +32,53 @@ class Waiter:
         """Whether close() was called."""
         return self._closing
 
-    def wait(self, fd: int | None, seconds: float | None) -> None:
-        """Sleep until `fd` is readable, wake() or close() is called, or the time is over."""
-        with self._idle:
-            if self._closing:
+    @property
+    def wakes(self) -> int:
+        """How often wake() was called."""
+        return self._wakes
+
+    def wait(self, fd: int | None, seconds: float | None, since: int | None = None) -> None:
+        """Sleep until `fd` is readable, wake() or close() is called, or the time is over.
+
+        With `since`, what `wakes` was when the caller found nothing to do, a wake() after that
+        counts too.
+        """
+        with self._gone:
+            if self._closing or since not in (None, self._wakes):
                 return
-            self._waiting += 1
+            if not self._spare:
+                self._spare.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            mine = self._spare.pop()
+            self._asleep.add(mine)
         try:
             poll = select.poll()
-            poll.register(self._wake, select.POLLIN)
+            poll.register(mine, select.POLLIN)
             if fd is not None:
                 poll.register(fd, select.POLLIN)
             # Rounded up: a timer is due when the time is over, not a moment before.
-            ready = poll.poll(None if seconds is None else math.ceil(max(0, seconds) * 1000))
-            if any(which == self._wake for which, _ in ready):
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+            poll.poll(None if seconds is None else math.ceil(max(0, seconds) * 1000))
         finally:
-            with self._idle:
-                self._waiting -= 1
-                self._idle.notify_all()
+            with self._gone:
+                self._asleep.remove(mine)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(mine)
+                self._spare.append(mine)
+                self._gone.notify_all()
 
     def wake(self) -> None:
         """Wake every thread that sleeps now."""
-        with self._idle:
-            if self._waiting:
-                os.eventfd_write(self._wake, self._waiting)
+        with self._gone:
+            self._wakes += 1
+            for fd in self._asleep:
+                os.eventfd_write(fd, 1)
 
     def close(self) -> None:
         """Send every thread away and wait until it is gone; to be called once."""
-        with self._idle:
+        with self._gone:
             self._closing = True
-            while self._waiting:
-                os.eventfd_write(self._wake, self._waiting)
-                self._idle.wait(0.1)
-        os.close(self._wake)
+            for fd in self._asleep:
+                os.eventfd_write(fd, 1)
+            while self._asleep:
+                self._gone.wait()
+            while self._spare:
+                os.close(self._spare.pop())

@@ -309,6 +309,8 @@ class Stack(Closing):
         while True:
             with self._lock:
                 self._alive(operation)
+                # From here on another thread may take what this one is about to wait for.
+                wakes = self._waiter.wakes
                 found = result()
                 if found is not None:
                     return found
@@ -321,7 +323,8 @@ class Stack(Closing):
                 raise WaitTimeoutError(operation, what, f"nothing for {timeout} s")
             if not got and due != 0:
                 seconds = min((s for s in (left, due) if s is not None), default=None)
-                self._waiter.wait(None if down else self._q.wait_fd, self.nic._patience(seconds))
+                fd = None if down else self._q.wait_fd
+                self._waiter.wait(fd, self.nic._patience(seconds), wakes)
 
     # Connections
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from harness import Arena, Nic, Offloads, Stack, Strategy, Tap, TcpState
+from harness._waiter import Waiter
 from harness.errors import (
     ArgumentError,
     BusyError,
@@ -740,3 +741,24 @@ def test_aborted_by_us(host):
     with listener.accept()[0] as peer, pytest.raises(ConnectionResetError):
         peer.recv(1)
     assert TcpAbortedError.from_errno(errno.ECONNABORTED, "x").errno == errno.ECONNABORTED
+
+
+def test_what_another_thread_took_just_before_this_one_sleeps_wakes_it(host, monkeypatch):
+    h = host()
+    h.tap.static_neighbour()  # nothing comes by itself
+    listener, port = h.kernel_listens()
+    connection = h.stack.connect(KERNELS, port)
+    peer, _ = listener.accept()
+    sleep = Waiter.wait
+
+    def late(waiter, fd, _seconds, *since):
+        monkeypatch.undo()
+        peer.send(b"x")
+        while not connection.info().readable:
+            h.stack.poll()
+        sleep(waiter, fd, None, *since)  # as if no timer were near
+
+    with peer:
+        monkeypatch.setattr(Waiter, "wait", late)
+        assert h.background(connection.recv).result(30) == b"x"
+        connection.abort()
