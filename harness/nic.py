@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from harness import device as _device
 from harness._aio import Sleepers
@@ -41,6 +41,10 @@ __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
 
 _FAULTS_TICK_S = 0.001  # how often to look whether a delayed frame is due
 _DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
+
+
+#: Puts frames on a ring, BURST at most, and returns how many it had room for.
+Transmit: TypeAlias = Callable[[Sequence[Sendable], Offload | None], int]
 
 
 class SupportsClose(Protocol):
@@ -559,35 +563,43 @@ class Nic(Closing):
             BaseException: what the free routine of a frame that is out raised; all were sent.
             ClosedError: the NIC is closed.
         """
-        q = self._queue(queue)
+        return self._send_all(self._queue(queue).transmit, frames, offload, timeout)
+
+    def _send_all(
+        self,
+        transmit: Transmit,
+        frames: Iterable[Sendable],
+        offload: Offload | None,
+        timeout: float | None,
+    ) -> int:
         sent = 0
         batch: list[Sendable] = []
         for frame in frames:
             batch.append(frame)
             if len(batch) == BURST:
-                sent += self._send_batch(q, batch, offload, timeout)
+                sent += self._send_batch(transmit, batch, offload, timeout)
                 batch = []
         if batch:
-            sent += self._send_batch(q, batch, offload, timeout)
+            sent += self._send_batch(transmit, batch, offload, timeout)
         return sent
 
     def _send_batch(
         self,
-        q: QueuePair,
+        transmit: Transmit,
         batch: Sequence[Sendable],
         offload: Offload | None,
         timeout: float | None,
     ) -> int:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.0
-        done = q.transmit(batch, offload)
+        done = transmit(batch, offload)
         while done < len(batch):
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._ring_full(timeout)
             # The device takes all it is given unless it is down: nothing to wait for but time.
             pause = min(pause + 0.001, _DOWN_POLL_S)
             self._waiter.wait(None, pause)
-            done += q.transmit(batch[done:], offload)
+            done += transmit(batch[done:], offload)
         return done
 
     def wait_tx_room(

@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from harness._live import Closing, track
 from harness._native import ffi, lib
-from harness._queue import Bytes
+from harness._queue import BURST, Bytes, Sendable
 from harness._waiter import Waiter
 from harness.errors import (
     ArgumentError,
@@ -34,7 +34,7 @@ from harness.errors import (
     WaitTimeoutError,
     error_from_errno,
 )
-from harness.frame import Chain
+from harness.frame import Chain, Frame, Offload
 from harness.nic import Nic
 
 __all__ = [
@@ -194,10 +194,11 @@ class Stack(Closing):
         queue: the NIC's queue.
         sndbuf: bytes that a connection keeps unsent or unacknowledged; None: 8 MiB.
         rcvbuf: bytes that a connection keeps for its reader; None: 4 MiB.
+        unclaimed: frames that no protocol here takes, to keep for recv_unclaimed(); 0: none.
         seed: of sequence numbers and ports, for a run that can be repeated; 0: random.
 
     Raises:
-        ArgumentError: no address, or not an IPv4 one.
+        ArgumentError: no address, or not an IPv4 one; a number out of range.
         BusyError: the queue belongs to another stack.
         ResourceError: out of memory.
     """
@@ -211,6 +212,7 @@ class Stack(Closing):
         queue: int = 0,
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
+        unclaimed: int = 0,
         seed: int = 0,
     ) -> None:
         self._inet: Any = None
@@ -225,6 +227,11 @@ class Stack(Closing):
         config.queue = queue
         config.sndbuf = sndbuf or 0
         config.rcvbuf = rcvbuf or 0
+        if not 0 <= unclaimed < 1 << 32:
+            raise ArgumentError(
+                "make stack on", nic.tap.name, f"unclaimed={unclaimed}", "0 or more frames"
+            )
+        config.unclaimed = unclaimed
         config.seed = seed
         out = ffi.new("struct inet **")
         code = lib.inet_create(nic.handle, config, out)
@@ -234,6 +241,7 @@ class Stack(Closing):
         self.address = str(ours.ip)
         self.queue = queue
         self._q = q
+        self._keeps_unclaimed = unclaimed > 0
         self._inet = out[0]
         self._lock = threading.RLock()
         self._waiter = Waiter()
@@ -325,6 +333,69 @@ class Stack(Closing):
                 seconds = min((s for s in (left, due) if s is not None), default=None)
                 fd = None if down else self._q.wait_fd
                 self._waiter.wait(fd, self.nic._patience(seconds), wakes)
+
+    # Protocols beside ours
+
+    def recv_unclaimed(
+        self,
+        max: int = BURST,  # noqa: A002 - as Nic.recv()
+        timeout: float | None = None,
+    ) -> list[Frame]:
+        """Receive what came for our MAC address, or a group's, and no protocol here takes.
+
+        That is: EtherTypes other than ARP and IPv4, IPv4's protocols other than ICMP and TCP, and
+        whatever is for another IPv4 address; whole frames, fragments too. `Stack(unclaimed=N)`
+        keeps up to N of them, each with its pages; those that come later are dropped, and counted
+        as `rx_no_buffer`.
+
+        Args:
+            max: frames at most, at least 1.
+            timeout: seconds to wait for the first one; None: for ever; 0: a look at what is there.
+
+        Returns: frames, 1 to `max`; none when the time was over. release() them soon.
+
+        Raises:
+            ArgumentError: the stack keeps none.
+            ClosedError: closed, also from another thread meanwhile.
+        """
+        if max < 1:
+            raise ArgumentError("receive from", repr(self), f"max={max}", "at least 1")
+        if not self._keeps_unclaimed:
+            raise ArgumentError(
+                "receive from", repr(self), "it keeps no such frames", "use Stack(unclaimed=N)"
+            )
+        chains = ffi.new("struct mbuf *[]", max)
+        d = ffi.new("struct frame *")
+        free = self.nic.arena._free_chain
+
+        def found() -> list[Frame] | None:
+            got = lib.inet_recv_unclaimed(self._alive("receive from"), chains, max)
+            frames = []
+            for i in range(got):
+                lib.frame_describe(chains[i], d)
+                frames.append(Frame(d, free, self.queue))
+            return frames or None
+
+        try:
+            return self._until(found, timeout, "receive from", repr(self))
+        except WaitTimeoutError:
+            return []
+
+    def send_frames(
+        self,
+        frames: Iterable[Sendable],
+        *,
+        offload: Offload | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Send whole Ethernet frames on the stack's queue, beside its own; see Nic.send_many()."""
+
+        def transmit(batch: Sequence[Sendable], offload: Offload | None) -> int:
+            with self._lock:
+                self._alive("send on")
+                return self._q.transmit(batch, offload)
+
+        return self.nic._send_all(transmit, frames, offload, timeout)
 
     # Connections
 

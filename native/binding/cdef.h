@@ -574,6 +574,7 @@ struct inet_config {
     unsigned queue;
     uint32_t sndbuf;
     uint32_t rcvbuf;
+    uint32_t unclaimed;
     uint64_t seed;
     ...;
 };
@@ -609,6 +610,7 @@ int inet_create(struct nic *n, const struct inet_config *config, struct inet **o
 void inet_destroy(struct inet *in);
 int inet_poll(struct inet *in);
 int64_t inet_timeout(const struct inet *in);
+unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
 
 int tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,

@@ -14,13 +14,19 @@
 #define BUF_MAX (512u << 20) /* half of what RFC 7323 allows a window to be */
 
 static uint64_t
-clock_monotonic(void *arg)
+clock_ns(clockid_t clock)
 {
     struct timespec ts;
 
-    (void)arg;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(clock, &ts);
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t
+clock_monotonic(void *arg)
+{
+    (void)arg;
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
 uint64_t
@@ -171,6 +177,8 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
     in->now = in->clock(in->clock_arg);
     in->next_timer = NEVER;
     in->arp_gen = 1;
+    in->max_unclaimed = config->unclaimed;
+    in->unclaimed_tail = &in->unclaimed;
     TAILQ_INIT(&in->conns);
     TAILQ_INIT(&in->output);
     for (unsigned i = 0; i < TCP_HASH; i++)
@@ -182,8 +190,12 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
 void
 inet_destroy(struct inet *in)
 {
+    struct mbuf *m;
+
     if (!in)
         return;
+    while (inet_recv_unclaimed(in, &m, 1))
+        m_freem(m);
     in->now = in->clock(in->clock_arg);
     tcp_destroy(in);
     inet_flush(in);
@@ -203,6 +215,42 @@ frame_head(const struct mbuf *m, uint8_t *copy, unsigned want)
         have += n;
     }
     return have;
+}
+
+void
+inet_unclaimed(struct inet *in, struct mbuf *m)
+{
+    in->stats.rx_other++;
+    if (in->nunclaimed >= in->max_unclaimed) {
+        if (in->max_unclaimed)
+            in->stats.rx_no_buffer++;
+        m_freem(m);
+        return;
+    }
+    if (!m->m_pkthdr.rcv_tstmp)
+        m->m_pkthdr.rcv_tstmp = clock_ns(CLOCK_REALTIME);
+    m->m_nextpkt = NULL;
+    *in->unclaimed_tail = m;
+    in->unclaimed_tail = &m->m_nextpkt;
+    in->nunclaimed++;
+}
+
+unsigned
+inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max)
+{
+    unsigned n = 0;
+
+    while (n < max && in->unclaimed) {
+        struct mbuf *m = in->unclaimed;
+
+        in->unclaimed = m->m_nextpkt;
+        m->m_nextpkt = NULL;
+        out[n++] = m;
+    }
+    if (!in->unclaimed)
+        in->unclaimed_tail = &in->unclaimed;
+    in->nunclaimed -= n;
+    return n;
 }
 
 static void
@@ -234,8 +282,7 @@ ether_input(struct inet *in, struct mbuf *m)
         arp_input(in, m);
         break;
     default:
-        in->stats.rx_other++;
-        m_freem(m);
+        inet_unclaimed(in, m);
     }
 }
 

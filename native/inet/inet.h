@@ -23,6 +23,7 @@ struct inet_config {
     unsigned queue;               /* NIC queue it runs on */
     uint32_t sndbuf;              /* bytes a connection keeps unacknowledged or unsent; 0: 8 MiB */
     uint32_t rcvbuf;              /* bytes a connection keeps for its reader; 0: 4 MiB */
+    uint32_t unclaimed;           /* frames kept for inet_recv_unclaimed(); 0: none */
     uint64_t seed;                /* of initial sequence numbers and ports; 0: from getrandom(2) */
     uint64_t (*clock)(void *arg); /* ns, never going back; NULL: CLOCK_MONOTONIC */
     void *clock_arg;
@@ -32,7 +33,7 @@ struct inet_stats {
     uint64_t rx_frames, rx_arp, rx_ip, rx_icmp, rx_tcp, rx_other;
     uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
     uint64_t rx_fragments; /* not reassembled: dropped */
-    uint64_t rx_no_buffer; /* dropped: no mbuf, or a reader that lets too many pages wait */
+    uint64_t rx_no_buffer; /* dropped: no mbuf, or a reader that lets too much wait */
     uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
     uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
     uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
@@ -59,6 +60,17 @@ int inet_poll(struct inet *in);
  * Return: 1 something is there; 0 the time is over; -EINTR a signal.
  */
 int inet_wait(struct inet *in, int64_t timeout_ns);
+
+/*
+ * inet_recv_unclaimed() - frames to us, or to a group, that no protocol here takes, oldest first
+ *
+ * That is: other EtherTypes than ARP and IPv4, other protocols over IPv4 than ICMP and TCP, and other
+ * addresses than ours. Whole, as they came, fragments too; they are the caller's to m_freem().
+ *
+ * Return: how many there were, at most @max. What does not fit into config->unclaimed is dropped, and
+ * counted as rx_no_buffer.
+ */
+unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
 
 /* inet_nic() - the NIC it runs on */
 struct nic *inet_nic(const struct inet *in);

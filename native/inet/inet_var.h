@@ -82,6 +82,9 @@ struct inet {
     uint64_t limit_second; /* which second the two counts below are of */
     uint32_t rst_sent, challenges_sent;
 
+    struct mbuf *unclaimed, **unclaimed_tail; /* by m_nextpkt */
+    uint32_t nunclaimed, max_unclaimed;
+
     struct arp_entry arp[ARP_ENTRIES];
     uint32_t arp_gen; /* moves whenever a cached MAC address may be stale */
 
@@ -138,6 +141,8 @@ int inet_tx(struct inet *in, struct mbuf *m);
 /* inet_tx_or_free() - one frame to the ring, or lost. */
 void inet_tx_or_free(struct inet *in, struct mbuf *m);
 void inet_flush(struct inet *in);
+/* inet_unclaimed() - a frame that no protocol here takes: kept for whoever asks, or dropped. */
+void inet_unclaimed(struct inet *in, struct mbuf *m);
 /* inet_allow() - one more of what *@count counts in this second? */
 bool inet_allow(struct inet *in, uint32_t *count, uint32_t limit);
 

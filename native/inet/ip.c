@@ -85,13 +85,16 @@ ip_input(struct inet *in, struct mbuf *m)
         in->stats.rx_bad_csum++;
         goto bad;
     }
-    if (v.dst != in->addr) {
-        in->stats.rx_other++; /* broadcast, multicast, or meant for somebody else */
-        m_freem(m);
+    if (v.dst != in->addr) { /* broadcast, multicast, or meant for somebody else */
+        inet_unclaimed(in, m);
         return;
     }
     if ((v.frame[ETH_DST] & 1) || !ip_source_ok(in, v.src)) /* RFC 1122, 3.2.1.3 */
         goto bad;
+    if (ip[IPH_PROTO] != IPPROTO_TCP && ip[IPH_PROTO] != IPPROTO_ICMP) {
+        inet_unclaimed(in, m);
+        return;
+    }
     if (get16(ip + IPH_OFF) & IP_OFF_FRAGMENT) {
         in->stats.rx_fragments++;
         m_freem(m);
@@ -100,17 +103,10 @@ ip_input(struct inet *in, struct mbuf *m)
     if ((unsigned)m->m_pkthdr.len > ETH_HLEN + v.len) /* padding */
         m_adj(m, -(int)((unsigned)m->m_pkthdr.len - ETH_HLEN - v.len));
     v.avail = u32_min(v.avail, ETH_HLEN + v.len);
-    switch (ip[IPH_PROTO]) {
-    case IPPROTO_TCP:
+    if (ip[IPH_PROTO] == IPPROTO_TCP)
         tcp_input(in, m, &v);
-        break;
-    case IPPROTO_ICMP:
+    else
         icmp_input(in, m, &v);
-        break;
-    default:
-        in->stats.rx_other++;
-        m_freem(m);
-    }
     return;
 bad:
     in->stats.rx_bad_ip++;

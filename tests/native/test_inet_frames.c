@@ -67,6 +67,8 @@ sum(const uint8_t *p, size_t len, unsigned from)
     return from;
 }
 
+static uint32_t unclaimed; /* frames that the next host keeps */
+
 static void
 setup(uint64_t seed, uint32_t mtu)
 {
@@ -90,6 +92,7 @@ setup(uint64_t seed, uint32_t mtu)
     struct inet_config ic = {.addr = htonl(US),
                              .netmask = htonl(0xffffff00),
                              .gateway = htonl(0x0a0000fe),
+                             .unclaimed = unclaimed,
                              .seed = seed,
                              .clock = wire_clock,
                              .clock_arg = wire};
@@ -366,6 +369,81 @@ test_icmp(void)
         CHECK_EQ(send_frame(f, n), 0);
     }
     teardown();
+}
+
+/* ---- what no protocol here takes ---- */
+
+static void
+test_unclaimed(void)
+{
+    enum {
+        OF_ANOTHER_TYPE,
+        TO_A_GROUP,
+        UDP,
+        A_FRAGMENT,
+        TO_ANOTHER_ADDRESS,
+        TO_ALL,
+        KEPT
+    };
+    static uint8_t f[KEPT + 1][100];
+    struct mbuf *m[KEPT];
+
+    for (unsigned i = 0; i < KEPT; i++) {
+        ip(f[i], i == TO_ANOTHER_ADDRESS ? 6 : 17, 66);
+        f[i][99] = (uint8_t)i;
+    }
+    set16(f[OF_ANOTHER_TYPE] + 12, 0x88b5);
+    set16(f[TO_A_GROUP] + 12, 0x86dd);
+    f[TO_A_GROUP][0] = 0x33;
+    set16(f[A_FRAGMENT] + 20, 0x2000);
+    set32(f[TO_ANOTHER_ADDRESS] + 30, 0x0a000005);
+    memset(f[TO_ALL], 0xff, 6);
+    set32(f[TO_ALL] + 26, 0);
+    set32(f[TO_ALL] + 30, 0xffffffff);
+    for (unsigned i = A_FRAGMENT; i < KEPT; i++) {
+        set16(f[i] + 24, 0);
+        set16(f[i] + 24, ~sum(f[i] + 14, 20, 0));
+    }
+
+    for (unsigned room = 0; room <= KEPT; room += KEPT / 2) {
+        unclaimed = room;
+        setup(3, 1500);
+        greet();
+        for (unsigned i = 0; i < KEPT; i++)
+            CHECK_EQ(send_frame(f[i], 100), 0);
+        /* answered here; to another MAC address; damaged: none of them is kept */
+        CHECK_EQ(send_frame(f[KEPT], echo(f[KEPT], 56)), 1);
+        ip(f[KEPT], 17, 66);
+        f[KEPT][5] ^= 1;
+        CHECK_EQ(send_frame(f[KEPT], 100), 0);
+        f[KEPT][5] ^= 1;
+        f[KEPT][22] ^= 1;
+        CHECK_EQ(send_frame(f[KEPT], 100), 0);
+        CHECK_EQ(stats().rx_other, KEPT + 1);
+        CHECK_EQ(stats().rx_no_buffer, room ? KEPT - room : 0);
+        for (unsigned got = 0; got < room; got++) {
+            uint8_t copy[100];
+
+            if (got == room / 2 && room == KEPT / 2)
+                break; /* the host takes the others along */
+            CHECK_EQ(inet_recv_unclaimed(inet, m, 1), 1);
+            CHECK_EQ(m[0]->m_pkthdr.len, 100);
+            CHECK(m[0]->m_pkthdr.rcv_tstmp > 0);
+            CHECK_EQ(m_copydata(m[0], 0, 100, (caddr_t)copy), 0);
+            CHECK(!memcmp(copy, f[got], 100));
+            m_freem(m[0]);
+        }
+        if (room != KEPT / 2) {
+            CHECK_EQ(inet_recv_unclaimed(inet, m, KEPT), 0);
+            for (unsigned i = 0; room && i < KEPT; i++)
+                CHECK_EQ(send_frame(f[i], 100), 0);
+            CHECK_EQ(inet_recv_unclaimed(inet, m, KEPT), room);
+            for (unsigned i = 0; i < room; i++)
+                m_freem(m[i]);
+        }
+        teardown();
+    }
+    unclaimed = 0;
 }
 
 /* ---- TCP ---- */
@@ -893,6 +971,7 @@ main(void)
         payload[i] = (uint8_t)(i * 13 + (i >> 7));
     test_arp();
     test_icmp();
+    test_unclaimed();
     test_no_connection();
     test_blind();
     test_sack();

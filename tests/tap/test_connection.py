@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from harness import Arena, Nic, Offloads, Stack, Strategy, Tap, TcpState
 from harness._waiter import Waiter
@@ -762,3 +764,107 @@ def test_what_another_thread_took_just_before_this_one_sleeps_wakes_it(host, mon
         monkeypatch.setattr(Waiter, "wait", late)
         assert h.background(connection.recv).result(30) == b"x"
         connection.abort()
+
+
+# Protocols beside ours
+
+
+def echo(frame):
+    """Answer a UDP datagram, by scapy."""
+    with frame:
+        asked = Ether(bytes(frame))
+    answer = Ether(src=asked.dst, dst=asked.src) / IP(src=asked[IP].dst, dst=asked[IP].src)
+    return bytes(answer / UDP(sport=7, dport=asked[UDP].sport) / bytes(asked[UDP].payload))
+
+
+def test_a_udp_echo_beside_a_tcp_stream(host):
+    h = host(stack={"unclaimed": 256})
+    listener, port = h.kernel_listens()
+    data = stream(8 << 20)
+    receiving = h.background(receive_all, listener)
+
+    def send():
+        with h.stack.connect(KERNELS, port) as connection:
+            connection.send(data, timeout=60)
+
+    sending = h.background(send)
+    with h.tap.namespace.socket(type=socket.SOCK_DGRAM) as kernel:
+        kernel.settimeout(60)
+        kernel.connect((OURS, 7))
+        for i in range(100):
+            said = stream(i * 14, seed=i)
+            kernel.send(said)
+            (frame,) = h.stack.recv_unclaimed(timeout=60)
+            assert h.stack.send_frames([echo(frame)]) == 1
+            assert kernel.recv(1 << 16) == said
+    sending.result(60)
+    assert receiving.result(60) == (len(data), hashlib.sha256(data).hexdigest())
+    s = h.stack.stats()
+    assert (s.rx_other, s.rx_no_buffer) == (100, 0)
+    h.settle()
+    h.nic.check()
+
+
+def test_what_is_kept_is_bounded_whole_and_in_order(host, frame_of):
+    h = host(stack={"unclaimed": 3})
+    kernel = h.tap.packet_socket()
+    sent = [frame_of(100 + i) for i in range(6)]
+    before = time.time_ns()
+    with kernel:
+        for frame in sent:
+            kernel.send(frame)
+        deadline = time.monotonic() + 60
+        while h.stack.stats().rx_other < 6:
+            assert time.monotonic() < deadline
+            h.stack.serve(0.01)
+        frames = h.stack.recv_unclaimed(2, timeout=0) + h.stack.recv_unclaimed(timeout=0)
+        assert [bytes(f) for f in frames] == sent[:3]
+        assert all(before <= f.timestamp <= time.time_ns() for f in frames)
+        assert h.stack.stats().rx_no_buffer == 3
+        assert h.stack.recv_unclaimed(timeout=0.01) == []
+        # From where they lie, and more of them than the ring has room for.
+        many = frames * 500
+        assert h.stack.send_frames(many) == len(many)
+        got = []
+        while len(got) < 3:
+            data, (_, _, kind, *_) = kernel.recvfrom(1 << 16)
+            if kind != 4:  # PACKET_OUTGOING
+                got.append(data)
+        assert got == sent[:3]
+    for frame in frames:
+        frame.release()
+    h.settle()
+    assert h.nic.stats().tx_completed == len(many)
+    h.nic.check()
+
+
+def test_nothing_is_kept_unless_asked_for(host, frame_of):
+    h = host()
+    with h.tap.packet_socket() as kernel:
+        kernel.send(frame_of(60))
+    h.stack.serve(0.05)
+    with pytest.raises(ArgumentError, match=r"it keeps no such frames; use Stack\(unclaimed=N\)"):
+        h.stack.recv_unclaimed(timeout=0)
+    h.stack.close()
+    with pytest.raises(ArgumentError, match="unclaimed=-1"):
+        Stack(h.nic, unclaimed=-1)
+    with Stack(h.nic, unclaimed=1) as ours:
+        with pytest.raises(ArgumentError, match="max=0"):
+            ours.recv_unclaimed(0)
+        with h.tap.packet_socket() as kernel:
+            kernel.send(frame_of(60))
+        ours.serve(0.05)  # it takes what it still keeps along
+    with pytest.raises(ClosedError):
+        ours.recv_unclaimed(timeout=0)
+    with pytest.raises(ClosedError):
+        ours.send_frames([frame_of(60)])
+    h.nic.check()
+
+
+def test_closing_ends_a_wait_for_what_is_unclaimed(host):
+    h = host(stack={"unclaimed": 1})
+    waiting = h.background(h.stack.recv_unclaimed)
+    h.stack.serve(0.05)
+    h.nic.close()
+    with pytest.raises(ClosedError):
+        waiting.result(60)
