@@ -1,10 +1,13 @@
 """Programs that nobody here wrote, on the kernel's side: ping, arping and iperf3."""
 
 import json
+import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import iperf3_server
 import pytest
 
 from harness import Arena, Namespace, Nic, Stack, Tap
@@ -124,6 +127,34 @@ def iperf3(bridge: Bridge, *args: str) -> dict:
     return result
 
 
+@pytest.fixture
+def iperf3_to_us(tmp_path):
+    """Run an iperf3 client against a host of ours: what it said, what we counted, our NIC."""
+    program = needs("iperf3")
+    with ExitStack() as stack:
+
+        def run(*args: str, **options) -> tuple[dict, iperf3_server.Counts, Nic]:
+            tap = stack.enter_context(Tap())
+            nic = stack.enter_context(Nic(tap))
+            peer = Peer(tap)
+            stack.callback(peer.close)
+            payload = tmp_path / "payload"
+            payload.touch()
+            os.truncate(payload, 32 << 20)
+            with Stack(nic, **options) as ours, ThreadPoolExecutor(1) as pool:
+                serving = pool.submit(iperf3_server.serve, ours, payload)
+                # A connection is open to the kernel before it is to its server.
+                said = peer.run(
+                    *(program, "-c", "198.18.0.2", "--json", *args), check=False, timeout=250
+                ).stdout
+                counts = serving.result(250)
+            result = json.loads(said)
+            assert "error" not in result, result["error"]
+            return result["end"], counts, nic
+
+        yield run
+
+
 def snmp(peer: Peer, protocol: str, counter: str) -> int:
     """Look at a counter of the kernel's in its namespace."""
     lines = peer.run("cat", "/proc/net/snmp").stdout.splitlines()
@@ -169,3 +200,46 @@ def test_iperf3_udp(bridge, mtu, length):
     unread = snmp(b.peers[1], "Udp", "RcvbufErrors")
     assert end["lost_packets"] <= dropped + unread
     settled(b)
+
+
+def conserved(nic: Nic) -> None:
+    nic.flush(30)
+    s = nic.stats()
+    assert (s.rx_dropped, s.tx_outstanding) == (0, 0)
+    nic.check()
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_our_tcp_is_a_sink_for_iperf3(iperf3_to_us, streams):
+    end, counts, nic = iperf3_to_us("-n", "32M", "-P", str(streams))
+    assert len(counts.received) == streams
+    assert sum(counts.received) == end["sum_sent"]["bytes"] >= 32 << 20
+    assert [s["sender"]["bytes"] for s in end["streams"]] == counts.received
+    assert end["sum_received"]["bytes"] == end["sum_sent"]["bytes"]
+    conserved(nic)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_our_tcp_is_a_source_for_iperf3(iperf3_to_us, streams):
+    end, counts, nic = iperf3_to_us("-n", "32M", "-R", "-P", str(streams))
+    assert len(counts.sent) == streams
+    assert sum(counts.sent) == end["sum_received"]["bytes"] == 32 << 20
+    assert [s["receiver"]["bytes"] for s in end["streams"]] == counts.sent
+    conserved(nic)
+
+
+@pytest.mark.parametrize("length", [64, 1400])
+def test_a_udp_sink_for_iperf3_beside_our_tcp(iperf3_to_us, length):
+    """Its control connection is the stack's, and its datagrams are what the stack hands on."""
+    datagrams = 1000
+    args = ("-u", "-b", "20M", "-l", str(length), "-n", str(datagrams * length))
+    end, counts, nic = iperf3_to_us(*args, unclaimed=512)
+    sent = snmp(Peer(nic.tap), "Udp", "OutDatagrams") - 1  # the greeting
+    assert sent >= datagrams
+    assert len(set(counts.numbers)) == len(counts.numbers)
+    assert counts.numbers == sorted(counts.numbers)
+    assert set(counts.received) == {length}
+    assert len(counts.numbers) >= sent - nic.tap.tx_dropped
+    assert end["sum"]["packets"] == max(counts.numbers)
+    assert end["sum"]["lost_packets"] == max(counts.numbers) - len(counts.numbers)
+    conserved(nic)
