@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from harness._native import ffi, lib
 from harness._waiter import Waiter
 from harness.errors import (
+    ArgumentTypeError,
     ClosedError,
     DeviceGoneError,
     FrameError,
@@ -241,7 +242,15 @@ def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
             raise FrameError("send", repr(frame), problem, "use m_gethdr(), and set pkthdr_len")
         (NO_OFFLOAD if offload is None else offload)._put(tx)
         return frame
-    held = ffi.from_buffer(frame)
+    try:
+        held = ffi.from_buffer(frame)
+    except (TypeError, ValueError, BufferError):  # also of a view with gaps in it
+        raise ArgumentTypeError(
+            "send",
+            f"a {type(frame).__name__}",
+            "no frame, and no contiguous buffer of bytes",
+            "send bytes, a bytearray or memoryview, a Frame, a Chain or an Mbuf",
+        ) from None
     tx.m = ffi.NULL
     tx.data = held
     tx.len = len(held)

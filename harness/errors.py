@@ -77,6 +77,10 @@ class ArgumentError(HarnessError, ValueError):
     """A value is out of its range."""
 
 
+class ArgumentTypeError(ArgumentError, TypeError):
+    """A value is of a type that cannot serve."""
+
+
 class MtuError(ArgumentError):
     """An MTU outside of what the kernel allows for the interface."""
 

@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
+# The script that somebody started: the others that it runs need not say what to do next.
+export started=${started-${0##*/}}
 # A plain user's PATH leaves out nft and its like.
 export PATH=$root/.venv/bin:$PATH:/usr/sbin:/sbin
 

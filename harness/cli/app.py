@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -21,6 +22,12 @@ from harness.cli.send import send
 from harness.cli.top import top
 from harness.cli.trial import trial
 
+
+def _paragraphs(doc: str | None) -> str:
+    """Join the lines of each paragraph, which typer would break again where it wraps."""
+    return "\n\n".join(" ".join(p.split()) for p in cleandoc(doc or "").split("\n\n"))
+
+
 app = typer.Typer(
     help="A NIC driver's buffer machinery as an ordinary Linux program.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage.",
@@ -28,15 +35,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(trial)
-app.command()(send)
-app.command()(listen)
-# The options behind COMMAND are its own.
-app.command(context_settings={"allow_interspersed_args": False})(capture)
-app.command()(replay)
-app.command()(inspect)
-app.command()(top)
-app.command()(doctor)
+for command in (trial, send, listen, capture, replay, inspect, top, doctor):
+    app.command(
+        help=_paragraphs(command.__doc__),
+        # The options behind capture's COMMAND are its own.
+        context_settings={"allow_interspersed_args": command is not capture},
+    )(command)
 
 
 def _print_version(wanted: bool) -> None:

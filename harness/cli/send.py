@@ -128,7 +128,7 @@ def send(
                 )
             command = Command(wire.namespace, peer)
             stack.enter_context(command.process)
-            command.wait_until_it_listens(port)
+            command.wait_until_it_listens(ip, port)
         elif own:
             receiver = stack.enter_context(Receiver(wire.namespace, ip, port, digest=True))
             receiver.ready()

@@ -10,13 +10,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness.errors import ArgumentError, NamespaceError, TcpUnreachableError
+from harness.errors import ArgumentError, CommandError, NamespaceError, TcpUnreachableError
 from harness.existing_tap import ExistingTap
 from harness.netns import Namespace, Process
 from harness.tap import Tap
 
 #: Seconds that a command started beside us has to begin listening.
-_LISTEN_PATIENCE = 5.0
+_LISTEN_PATIENCE = 10.0
 
 
 def resolve(host: str) -> str:
@@ -93,18 +93,34 @@ class Command:
         except ValueError as e:
             raise ArgumentError("start", text, str(e), "check the quotes") from None
         self._namespace = namespace
+        self._text = text
         self.process: Process = namespace.popen(args, stdin=subprocess.DEVNULL)
 
-    def wait_until_it_listens(self, port: int) -> None:
-        """Wait until something listens on a port, the command has ended, or for some seconds.
+    def wait_until_it_listens(self, host: str, port: int) -> None:
+        """Wait until something listens on a port.
 
-        Whether that was enough, connecting tells.
+        Raises:
+            CommandError: nothing did before the command ended, or within some seconds.
         """
         deadline = time.monotonic() + _LISTEN_PATIENCE
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while True:
+            # Before the look: what it leaves behind in the background may listen.
+            code = self.process.poll()
             if _listens(self._namespace, port):
                 return
+            if code is not None:
+                state = f"it ended with exit code {code}"
+                break
+            if time.monotonic() > deadline:
+                state = f"it is running, for {_LISTEN_PATIENCE:.0f} s now"
+                break
             time.sleep(0.01)
+        raise CommandError(
+            "start",
+            f"--peer {self._text!r}",
+            f"nothing listens at {host}:{port}; {state}",
+            "have it listen there for TCP over IPv4, in the foreground",
+        )
 
 
 def _listens(namespace: Namespace, port: int) -> bool:

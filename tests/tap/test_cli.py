@@ -206,6 +206,15 @@ def test_listen(small):
     assert f"sha256 {hashlib.sha256(small.read_bytes()).hexdigest()}" in out
 
 
+def test_help_is_wrapped_once(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["send", "--help"]) == 0
+    text = capsys.readouterr().out.split("Our side is")[1].split("╭")[0].strip()
+    lines = [len(line.strip()) for line in f"Our side is {text}".splitlines()]
+    assert len(lines) > 3
+    assert min(lines[:-1]) > 60
+
+
 def test_help_is_everywhere(capsys):
     for command in ([], ["trial"], ["send"], ["listen"]):
         assert main([*command, "--help"]) == 0
@@ -293,11 +302,20 @@ except ConnectionResetError:
     )
 
 
-def test_nobody_listens(small):
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        ("true", "it ended with exit code 0"),
+        ("sh -c 'exit 7'", "it ended with exit code 7"),
+        ("sleep 600", "it is running, for 0 s now"),
+    ],
+)
+def test_nobody_listens(small, monkeypatch, command, state):
+    monkeypatch.setattr("harness.cli.wire._LISTEN_PATIENCE", 0.2)
     fails(
         1,
-        "198.18.0.1:5001: Connection refused; check the port, and that the receiver is running",
-        *("send", small, "198.18.0.1:5001", "--peer", "true"),
+        f": nothing listens at 198.18.0.1:5001; {state}; have it listen there",
+        *("send", small, "198.18.0.1:5001", "--peer", command),
     )
 
 

@@ -12,6 +12,7 @@ from harness import Arena, Gso, Nic, Offload, Offloads, Tap
 from harness.errors import (
     ArenaBusyError,
     ArgumentError,
+    ArgumentTypeError,
     ClosedError,
     FrameError,
     FrameReleasedError,
@@ -340,8 +341,13 @@ def test_refused_frames_are_named(wire, frame_of):
         w.nic.send(frame_of(60), offload=Offload(needs_csum=True, csum_start=59))
     with pytest.raises(FrameError, match="out of range"):
         w.nic.send(frame_of(60), offload=Offload(needs_csum=True, csum_start=1 << 16))
-    with pytest.raises(TypeError):
-        w.nic.send("text")
+    for value in ("text", 7, None, memoryview(bytes(200))[::2]):
+        with pytest.raises(
+            ArgumentTypeError, match=f"send a {type(value).__name__}: .*; send bytes"
+        ):
+            w.nic.send(value)
+    assert issubclass(ArgumentTypeError, ArgumentError)
+    assert issubclass(ArgumentTypeError, TypeError)
     # The frames before the bad one were sent, and it goes on.
     with pytest.raises(FrameSizeError):
         w.nic.send_many([frame_of(60), frame_of(61), frame_of(2000), frame_of(62)])
