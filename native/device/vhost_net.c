@@ -17,8 +17,10 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "arena/guard.h"
 #include "device/tap.h"
 
 #define FEATURE(bit) (UINT64_C(1) << (bit))
@@ -26,6 +28,9 @@
 #define F_INDIRECT_DESC FEATURE(28)
 #define F_EVENT_IDX FEATURE(29)
 #define F_VERSION_1 FEATURE(32)
+
+/* How long a frame may be the next to go before it is looked at. */
+#define STUCK_NS 1000000u
 
 enum {
     RX,
@@ -46,6 +51,9 @@ struct vhost_queue {
     int kick[RINGS], call[RINGS], err[RINGS];
     struct vring *ring[RINGS];
     uint16_t seen[RINGS]; /* available index when last looked at */
+    uint16_t done;        /* used index of the transmit ring when last looked at */
+    uint64_t done_at;     /* and when it was seen to stand still, ns; 0: not yet */
+    bool fault;           /* a frame was given up: the next kick says so */
     int failed;           /* -errno, for good */
 };
 
@@ -224,6 +232,9 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
         return -errno;
     for (unsigned i = 0; i < RINGS && !err; i++) {
         v->seen[i] = 0;
+        v->done = 0;
+        v->done_at = 0;
+        v->fault = false;
         v->kick[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         v->call[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         v->err[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -342,6 +353,87 @@ read_news(struct vhost_net *n, unsigned queue, bool forget)
     return v->failed;
 }
 
+/* read_all() - one byte of each page of a segment */
+static int
+read_all(void *arg)
+{
+    const struct vq_seg *seg = arg;
+    const volatile char *p = seg->addr;
+
+    for (size_t at = 0; at < seg->len; at += PAGE_SIZE)
+        (void)p[at];
+    (void)p[seg->len - 1];
+    return 0;
+}
+
+/*
+ * give_up() - if the worker cannot read all of a chain, let it read something, and the TAP refuse that
+ *
+ * The header first: by the time the worker can read the rest, it says that the frame is none.
+ */
+static bool
+give_up(const struct vring *r, uint16_t head)
+{
+    struct vq_desc *d = &r->desc[head];
+    bool gone = false;
+
+    for (uint32_t i = 0; i < r->num; i++, d = &r->desc[d->next]) {
+        struct vq_seg seg = {(void *)(uintptr_t)d->addr, d->len};
+
+        if (seg.len && guard_run(read_all, &seg) == -EFAULT) {
+            const struct net_hdr none = {.gso_type = 0x7f};
+
+            memcpy((void *)(uintptr_t)r->desc[head].addr, &none, sizeof(none));
+            if (d->len > r->bytes)
+                d->len = (uint32_t)r->bytes;
+            __atomic_store_n(&d->addr, (uint64_t)(uintptr_t)r->mem, __ATOMIC_RELEASE);
+            gone = true;
+        }
+        if (!(d->flags & VQ_DESC_F_NEXT))
+            break;
+    }
+    return gone;
+}
+
+/*
+ * unstick() - see that a frame which cannot be read does not hold up all behind it
+ *
+ * A page of a file that shrank is gone. The worker (Linux 6.1 to 6.18) copies a frame of less than a page
+ * before it sends it; where that fails it puts the chain back and begins again, for ever. It reads the
+ * descriptors anew each time. Chains are used in order, so the one it is at is the first not used; those
+ * behind it may be of the same file.
+ */
+static void
+unstick(struct vhost_net *n, unsigned queue)
+{
+    struct vhost_queue *v = &n->v[queue];
+    const struct vring *r = v->ring[TX];
+    uint16_t done = __atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE);
+    uint16_t end = __atomic_load_n(&r->avail->idx, __ATOMIC_RELAXED);
+    struct timespec ts;
+
+    if (done != v->done || done == end) {
+        v->done = done;
+        v->done_at = 0;
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    uint64_t now = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+
+    if (v->done_at == 0)
+        v->done_at = now;
+    if (now - v->done_at < STUCK_NS)
+        return;
+    v->done_at = now;
+    for (bool stuck = true; stuck && done != end; done++) {
+        if (give_up(r, r->avail->ring[done & (r->num - 1)])) {
+            tap_count(&n->tap.q[queue].stats.tx_fault, 1);
+            v->fault = true;
+        }
+        stuck = v->fault; /* the first can be read: then it only takes its time */
+    }
+}
+
 static int
 vhost_poll(struct device *d, unsigned queue, unsigned budget)
 {
@@ -349,6 +441,7 @@ vhost_poll(struct device *d, unsigned queue, unsigned budget)
 
     (void)budget; /* the worker does not ask */
     notify(n, queue, RX);
+    unstick(n, queue);
     return read_news(n, queue, true);
 }
 
@@ -358,7 +451,13 @@ vhost_kick(struct device *d, unsigned queue)
     struct vhost_net *n = vhost_of(d);
 
     notify(n, queue, TX);
-    return read_news(n, queue, false);
+    unstick(n, queue);
+    int err = read_news(n, queue, false);
+
+    if (!err && n->v[queue].fault)
+        err = -EFAULT;
+    n->v[queue].fault = false;
+    return err;
 }
 
 static void
