@@ -267,6 +267,10 @@ class FileError(HarnessError, OSError):
     """A file cannot be sent: not readable, not a file, or reading it failed."""
 
 
+class CaptureCutError(FileError):
+    """A capture file ends in the middle of a record; the frames before it are good."""
+
+
 _BY_ERRNO: dict[int, type[HarnessError]] = {
     _errno.ENETDOWN: LinkDownError,
     _errno.ENODEV: DeviceGoneError,

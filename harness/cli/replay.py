@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from harness.capture import Capture
-from harness.cli.failure import one_line_errors
+from harness.cli.failure import FAILED, complain, one_line_errors
 from harness.cli.options import (
     CapturePath,
     Debug,
@@ -28,6 +28,7 @@ from harness.cli.options import (
 )
 from harness.cli.output import check_json, console_for, nic_lines, write_json
 from harness.cli.wire import make_tap
+from harness.errors import CaptureCutError
 from harness.nic import Nic
 from harness.replay import Recorded, Replayed, read_capture
 from harness.replay import replay as replay_frames
@@ -75,7 +76,12 @@ def replay(
         raise typer.BadParameter("--fast and --rate exclude each other")
     check_json(json_path)
     console = console_for(json_path)
-    frames = list(read_capture(file))  # what is wrong with it is said before anything is made
+    frames: list[Recorded] = []
+    cut: CaptureCutError | None = None
+    try:
+        frames.extend(read_capture(file))  # what is wrong with it is said before anything is made
+    except CaptureCutError as e:
+        cut = e
     with contextlib.ExitStack() as stack:
         wire = make_tap(stack, netns=netns, tap=tap, kernel=kernel, address=ours, mtu=mtu)
         nic = stack.enter_context(
@@ -115,6 +121,9 @@ def replay(
             "tx_refused": d.tx_refused,
         },
     )
+    if cut is not None:
+        complain(f"{cut}; those were replayed")
+        raise typer.Exit(FAILED)
 
 
 def _gap(frames: list[Recorded], speed: float | None, rate: float | None) -> float:

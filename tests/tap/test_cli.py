@@ -470,6 +470,17 @@ def test_capture_with_a_command_then_replay(tmp_path, device):
         outbound = [data for data, _ in reader]
     assert [f for f in outbound if f in set(frames)] == frames * 3
 
+    cut = tmp_path / "cut.pcapng"
+    cut.write_bytes(out.read_bytes()[:-300])  # statistics, and some of the frames
+    done = run("replay", cut, "--fast", "-w", again, "--json", "-")
+    sent = json.loads(done.stdout)["frames"]
+    said = f"harness: read {cut}: it is cut short, after {sent} whole frames; those were replayed"
+    assert done.stderr.splitlines()[-1] == said
+    assert "WARNING" not in done.stderr
+    assert done.returncode == 1
+    with RawPcapNgReader(str(again)) as reader:
+        assert [f for f, _ in reader if f in set(frames)] == frames[:sent] != frames
+
 
 def test_capture_for_a_time_and_what_it_refuses(tmp_path):
     out = tmp_path / "out.pcapng"

@@ -1,6 +1,7 @@
 """Capture files that scapy wrote, read frame by frame."""
 
 import gzip
+import os
 import struct
 
 import pytest
@@ -8,7 +9,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import PcapNgWriter, PcapWriter
 
-from harness.errors import FileError
+from harness.errors import CaptureCutError, FileError
 from harness.replay import Recorded, read_capture
 
 NS = 1_700_000_000_123_456_000  # whole microseconds: all formats have those
@@ -68,3 +69,57 @@ def test_what_cannot_be_replayed_is_named(tmp_path):
         writer.write(Raw(bytes(60)))
     with pytest.raises(FileError, match="link type 113, not Ethernet's"):
         list(read_capture(path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["us", "ns", "pcapng"])
+def test_a_file_that_was_cut_gives_its_whole_frames_and_says_so(tmp_path, kind, packed):
+    path = tmp_path / "it"
+    write(path, kind)
+    data = path.read_bytes()
+    starts = [data.index(frame) for frame in FRAMES]
+    behind = 4 if kind == "pcapng" else 0  # the length again
+    # Of one byte more or less than what a frame needs, and in the middle of its header.
+    for n, (start, frame) in enumerate(zip(starts, FRAMES, strict=True)):
+        end = start + len(frame) + -len(frame) % 4 * (behind > 0) + behind
+        for size, frames, cut in (
+            (start - 1, n, True),
+            (start, n, True),
+            (start + 30, n, True),
+            (end - 1, n, True),
+            (end, n + 1, False),
+            (min(end + 5, len(data)), n + 1, end < len(data)),
+        ):
+            path.write_bytes(gzip.compress(data[:size]) if packed else data[:size])
+            got = []
+            if cut:
+                with pytest.raises(CaptureCutError, match=f"cut short, after {frames} whole"):
+                    got.extend(read_capture(path))
+            else:
+                got.extend(read_capture(path))
+            assert [f.data for f in got] == FRAMES[:frames]
+
+
+def test_a_gzip_file_that_was_cut(tmp_path):
+    path = tmp_path / "it"
+    write(path, "pcapng")
+    packed = gzip.compress(path.read_bytes())
+    for size in range(len(packed) // 2, len(packed)):
+        path.write_bytes(packed[:size])
+        got = []
+        with pytest.raises(CaptureCutError):
+            got.extend(read_capture(path))
+        assert [f.data for f in got] == FRAMES[: len(got)]
+    assert len(got) == len(FRAMES)  # only gzip's own sums are missing
+
+
+def test_a_pipe(tmp_path):
+    path = tmp_path / "it"
+    write(path, "pcapng")
+    read, written = os.pipe()
+    os.write(written, gzip.compress(path.read_bytes()))
+    os.close(written)
+    try:
+        assert [f.data for f in read_capture(f"/proc/self/fd/{read}")] == FRAMES
+    finally:
+        os.close(read)
