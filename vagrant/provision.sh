@@ -83,12 +83,15 @@ set_up_project() {
         say "no $project/tools/setup: the machine is ready, the project is not here"
         return 0
     fi
-    local environment=(env)
+    local pip=()
     if [ -d "$project/vagrant/wheels" ]; then
-        environment=(env PIP_NO_INDEX=1 "PIP_FIND_LINKS=$project/vagrant/wheels")
+        pip=(PIP_NO_INDEX=1 "PIP_FIND_LINKS=$project/vagrant/wheels")
     fi
+    # Also for when the user runs tools/setup again, or what calls it.
+    sed -i '/^PIP_\(NO_INDEX\|FIND_LINKS\)=/d' /etc/environment
+    [ ${#pip[@]} -eq 0 ] || printf '%s\n' "${pip[@]}" >>/etc/environment
     # -l: the group just given counts.
-    runuser -l "$user" -c "cd $(printf %q "$project") && ${environment[*]@Q} tools/setup"
+    runuser -l "$user" -c "cd $(printf %q "$project") && env ${pip[*]@Q} tools/setup"
     ln -sfn "$project/.venv/bin/harness" /usr/local/bin/harness
 }
 

@@ -160,7 +160,7 @@ send_inner(struct shim *s, unsigned queue)
     int sent = 0;
 
     vq_driver_publish(&q->inner_tx);
-    if (vq_driver_outstanding(&q->inner_tx))
+    if (vq_driver_outstanding(&q->inner_tx) || s->async)
         sent = s->inner->ops->kick(s->inner, queue);
     reap_inner(s, queue);
     return sent;
@@ -185,6 +185,9 @@ shim_kick(struct device *d, unsigned queue)
             s->ops->tx(s, queue, c);
         }
         sent = send_inner(s, queue);
+        if (sent >= 0 && q->fault)
+            sent = -EFAULT;
+        q->fault = false;
     }
     vq_device_publish(&q->outer_tx);
     return got < 0 ? got : sent;
@@ -220,7 +223,8 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
         moved = -EPROTO;
     }
     vq_device_publish(&q->outer_rx);
-    send_inner(s, queue); /* what was kept and is due now */
+    if (send_inner(s, queue) == -EFAULT) /* what was kept and is due now */
+        q->fault = true;
     vq_device_publish(&q->outer_tx);
     return moved;
 }

@@ -72,6 +72,7 @@ struct shim_queue {
     struct shim_buffer *spare;
     unsigned nspare;
     int wake_fd; /* of an inner device that works on its own */
+    bool fault;  /* a kick from a poll lost a frame to a page that had gone: the next one tells */
 };
 
 struct shim {

@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,16 +44,19 @@ enum {
     NEWS_CALL, /* used receive buffers */
     NEWS_ERR,  /* a broken ring */
     NEWS_TAP,  /* the interface was deleted */
+    NEWS_LOOK, /* the transmit ring is to be looked at */
 };
 
 struct vhost_queue {
     int fd;   /* of /dev/vhost-net */
-    int news; /* an epoll instance with call[RX], err[] and the TAP in it */
+    int news; /* an epoll instance with call[RX], err[], look and the TAP in it */
+    int look; /* a timer: whoever sleeps looks at the transmit ring when it is over */
     int kick[RINGS], call[RINGS], err[RINGS];
     struct vring *ring[RINGS];
     uint16_t seen[RINGS]; /* available index when last looked at */
     uint16_t done;        /* used index of the transmit ring when last looked at */
     uint64_t done_at;     /* and when it was seen to stand still, ns; 0: not yet */
+    bool looking;         /* the timer runs */
     bool fault;           /* a frame was given up: the next kick says so */
     int failed;           /* -errno, for good */
 };
@@ -180,11 +184,13 @@ queue_close(struct vhost_queue *v)
             *fd[k] = -1;
         }
     }
-    if (v->news >= 0)
-        close(v->news);
-    if (v->fd >= 0)
-        close(v->fd);
-    v->news = v->fd = -1;
+    int *fd[] = {&v->news, &v->look, &v->fd};
+
+    for (unsigned i = 0; i < 3; i++) {
+        if (*fd[i] >= 0)
+            close(*fd[i]);
+        *fd[i] = -1;
+    }
 }
 
 /*
@@ -201,9 +207,8 @@ watch(struct vhost_queue *v, int tap)
         int fd;
         uint32_t events, what;
     } source[] = {
-        {v->call[RX], EPOLLIN, NEWS_CALL},
-        {v->err[RX], EPOLLIN, NEWS_ERR},
-        {v->err[TX], EPOLLIN, NEWS_ERR},
+        {v->call[RX], EPOLLIN, NEWS_CALL}, {v->err[RX], EPOLLIN, NEWS_ERR},
+        {v->err[TX], EPOLLIN, NEWS_ERR},   {v->look, EPOLLIN, NEWS_LOOK},
         {tap, EPOLLPRI, NEWS_TAP},
     };
 
@@ -227,14 +232,17 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
     v->ring[RX] = at->queue[queue].rx;
     v->ring[TX] = at->queue[queue].tx;
     v->failed = 0;
+    v->done = 0;
+    v->done_at = 0;
+    v->looking = v->fault = false;
     v->fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
     if (v->fd < 0)
         return -errno;
+    v->look = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (v->look < 0)
+        err = -errno;
     for (unsigned i = 0; i < RINGS && !err; i++) {
         v->seen[i] = 0;
-        v->done = 0;
-        v->done_at = 0;
-        v->fault = false;
         v->kick[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         v->call[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         v->err[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -333,12 +341,12 @@ static int
 read_news(struct vhost_net *n, unsigned queue, bool forget)
 {
     struct vhost_queue *v = &n->v[queue];
-    struct epoll_event e[4]; /* as many as there are sources */
+    struct epoll_event e[5]; /* as many as there are sources */
     eventfd_t value;
 
     if (v->failed)
         return v->failed;
-    int got = epoll_wait(v->news, e, 4, 0);
+    int got = epoll_wait(v->news, e, 5, 0);
 
     for (int i = 0; i < got; i++) {
         /* A worker whose TAP is gone complains as if of the ring: then that is no news. */
@@ -346,6 +354,8 @@ read_news(struct vhost_net *n, unsigned queue, bool forget)
             v->failed = -ENODEV;
         else if (e[i].data.u32 == NEWS_ERR)
             v->failed = v->failed ? v->failed : -EPROTO;
+        else if (e[i].data.u32 == NEWS_LOOK)
+            v->looking = eventfd_read(v->look, &value) < 0; /* its counter is of the same form */
         else if (forget && eventfd_read(v->call[RX], &value) == 0)
             tap_count(&n->tap.q[queue].stats.syscalls, 1);
     }
@@ -384,8 +394,9 @@ give_up(const struct vring *r, uint16_t head)
             const struct net_hdr none = {.gso_type = 0x7f};
 
             memcpy((void *)(uintptr_t)r->desc[head].addr, &none, sizeof(none));
+            __atomic_thread_fence(__ATOMIC_RELEASE);
             if (d->len > r->bytes)
-                d->len = (uint32_t)r->bytes;
+                __atomic_store_n(&d->len, (uint32_t)r->bytes, __ATOMIC_RELEASE);
             __atomic_store_n(&d->addr, (uint64_t)(uintptr_t)r->mem, __ATOMIC_RELEASE);
             gone = true;
         }
@@ -401,7 +412,9 @@ give_up(const struct vring *r, uint16_t head)
  * A page of a file that shrank is gone. The worker (Linux 6.1 to 6.18) copies a frame of less than a page
  * before it sends it; where that fails it puts the chain back and begins again, for ever. It reads the
  * descriptors anew each time. Chains are used in order, so the one it is at is the first not used; those
- * behind it may be of the same file.
+ * behind it may be of the same file. It takes two looks; a timer wakes who sleeps in between.
+ *
+ * A longer frame the worker drops, without a word to us.
  */
 static void
 unstick(struct vhost_net *n, unsigned queue)
@@ -412,11 +425,19 @@ unstick(struct vhost_net *n, unsigned queue)
     uint16_t end = __atomic_load_n(&r->avail->idx, __ATOMIC_RELAXED);
     struct timespec ts;
 
-    if (done != v->done || done == end) {
-        v->done = done;
+    if (done != end && !v->looking) {
+        const struct itimerspec soon = {.it_value.tv_nsec = STUCK_NS};
+
+        v->looking = timerfd_settime(v->look, 0, &soon, NULL) == 0;
+        tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    }
+    if (done == end) {
         v->done_at = 0;
         return;
     }
+    if (done != v->done)
+        v->done_at = 0;
+    v->done = done;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     uint64_t now = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 
@@ -425,12 +446,14 @@ unstick(struct vhost_net *n, unsigned queue)
     if (now - v->done_at < STUCK_NS)
         return;
     v->done_at = now;
-    for (bool stuck = true; stuck && done != end; done++) {
-        if (give_up(r, r->avail->ring[done & (r->num - 1)])) {
+    /* The first can be read: then it only takes its time, and those behind it are not looked at. */
+    for (uint16_t at = done; at != end; at++) {
+        if (give_up(r, r->avail->ring[at & (r->num - 1)])) {
             tap_count(&n->tap.q[queue].stats.tx_fault, 1);
             v->fault = true;
+        } else if (at == done) {
+            break;
         }
-        stuck = v->fault; /* the first can be read: then it only takes its time */
     }
 }
 
@@ -441,8 +464,10 @@ vhost_poll(struct device *d, unsigned queue, unsigned budget)
 
     (void)budget; /* the worker does not ask */
     notify(n, queue, RX);
+    int err = read_news(n, queue, true);
+
     unstick(n, queue);
-    return read_news(n, queue, true);
+    return err;
 }
 
 static int
@@ -451,9 +476,9 @@ vhost_kick(struct device *d, unsigned queue)
     struct vhost_net *n = vhost_of(d);
 
     notify(n, queue, TX);
-    unstick(n, queue);
     int err = read_news(n, queue, false);
 
+    unstick(n, queue);
     if (!err && n->v[queue].fault)
         err = -EFAULT;
     n->v[queue].fault = false;
@@ -501,7 +526,7 @@ vhost_net_create(const int *fds, unsigned nqueues, struct device **out)
     if (n == NULL)
         return -ENOMEM;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
-        n->v[i].fd = n->v[i].news = -1;
+        n->v[i].fd = n->v[i].news = n->v[i].look = -1;
         for (unsigned k = 0; k < RINGS; k++)
             n->v[i].kick[k] = n->v[i].call[k] = n->v[i].err[k] = -1;
     }

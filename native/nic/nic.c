@@ -731,7 +731,8 @@ nic_tx_flush(struct nic *n, unsigned queue)
     int sent = 0;
 
     vq_driver_publish(&q->tx);
-    if (vq_driver_outstanding(&q->tx))
+    if (vq_driver_outstanding(&q->tx) ||
+        n->async) /* which may have something to tell of an earlier one */
         sent = n->device->ops->kick(n->device, queue);
     reap(q);
     return q->tx.error ? -EPROTO : sent;
