@@ -7,8 +7,8 @@ import gzip
 import io
 import os
 import struct
-import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,19 @@ __all__ = ["Recorded", "Replayed", "read_capture", "replay"]
 
 _BURST = 64
 _ETHERNET = 1  # LINKTYPE_ETHERNET
+#: Byte order by how a pcap file begins (us, ns) and by how a section of a pcapng file says it.
+_PCAP = {
+    b"\xa1\xb2\xc3\xd4": ">",
+    b"\xa1\xb2\x3c\x4d": ">",
+    b"\xd4\xc3\xb2\xa1": "<",
+    b"\x4d\x3c\xb2\xa1": "<",
+}
 _SECTION = b"\x0a\x0d\x0d\x0a"  # a pcapng file begins with this block
-_PCAP = (b"\xa1\xb2\xc3\xd4", b"\xa1\xb2\x3c\x4d")  # us, ns; or with the bytes swapped
+_PCAPNG = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
+_PACKETS = (2, 6)  # pcapng's blocks that say how much of a frame they have, in their sixth word
+#: What is longer is damaged: libpcap's MAXIMUM_SNAPLEN, and what Wireshark takes of a block. Bytes.
+_MOST_RECORD = 256 << 10
+_MOST_BLOCK = 16 << 20
 _TAGS = (b"\x81\x00", b"\x88\xa8")
 
 
@@ -56,104 +67,140 @@ class Replayed:
 def read_capture(path: str | os.PathLike[str]) -> Iterator[Recorded]:
     """Read a pcap or pcapng file, also one compressed by gzip, frame by frame.
 
+    Each frame is read when it is asked for, so the file may be a pipe that somebody writes to still.
+
     Raises:
-        FileError: it cannot be read, is no such file, or has frames that are not Ethernet's.
-        CaptureCutError: it ends in the middle of a frame, or of gzip's; after the whole ones.
+        FileError: it cannot be read, is no such file, or has frames that are not Ethernet's; or it
+            is damaged, after the frames before that.
+        CaptureCutError: it ends in the middle of a record, a block or its header, or of gzip's;
+            after the whole frames.
     """
     from scapy.error import Scapy_Exception
     from scapy.utils import RawPcapNgReader, RawPcapReader
 
     name = os.fspath(path)
     frames = 0
+    whole: _Whole | None = None
     try:
-        # It takes a file, too, and leaves one open that it opened and cannot read.
-        with _open(path) as (front, cut), RawPcapReader(front) as reader:  # type: ignore[arg-type]
-            pcapng = isinstance(reader, RawPcapNgReader)
-            meta: Any
-            for data, meta in reader:
-                link = meta.linktype if pcapng else reader.linktype
-                if link != _ETHERNET:
-                    raise FileError(
-                        "replay", name, f"it has frames of link type {link}, not Ethernet's"
-                    )
-                if pcapng:
-                    ticks = (meta.tshigh << 32) + meta.tslow if meta.tshigh is not None else 0
-                    ns = ticks * 1_000_000_000 // meta.tsresol
-                else:
-                    ns = meta.sec * 1_000_000_000 + meta.usec * (1 if reader.nano else 1000)
-                frames += 1
-                yield Recorded(ns, data)
-        if cut:
-            raise CaptureCutError("read", name, f"it is cut short, after {frames} whole frames")
+        with Path(path).open("rb") as file, _unpacked(file) as plain:
+            whole = _Whole(plain)
+            with RawPcapReader(whole) as reader:  # type: ignore[arg-type]
+                pcapng = isinstance(reader, RawPcapNgReader)
+                meta: Any
+                for data, meta in reader:
+                    link = meta.linktype if pcapng else reader.linktype
+                    if link != _ETHERNET:
+                        raise FileError(
+                            "replay", name, f"it has frames of link type {link}, not Ethernet's"
+                        )
+                    if pcapng:
+                        ticks = (meta.tshigh << 32) + meta.tslow if meta.tshigh is not None else 0
+                        ns = ticks * 1_000_000_000 // meta.tsresol
+                    else:
+                        ns = meta.sec * 1_000_000_000 + meta.usec * (1 if reader.nano else 1000)
+                    frames += 1
+                    yield Recorded(ns, data)
+            whole.check()
     except FileError:
         raise
-    except OSError as e:
-        raise FileError("read", name, remedy="name another file", errno=e.errno) from e
-    except (Scapy_Exception, EOFError) as e:
-        raise FileError("read", name, f"it is no pcap or pcapng file: {e}") from e
+    except EOFError as e:
+        raise CaptureCutError("read", name, f"it is cut short, after {frames} whole frames") from e
+    except (Scapy_Exception, OSError, ValueError, zlib.error) as e:
+        if isinstance(e, OSError) and e.errno is not None:  # gzip's own have none
+            raise FileError("read", name, remedy="name another file", errno=e.errno) from e
+        problem = f"it is damaged, after {frames} whole frames"
+        if whole is None or isinstance(e, Scapy_Exception):
+            problem = "it is no pcap or pcapng file"
+        raise FileError("read", name, f"{problem}: {e}") from e
 
 
-@contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[tuple[_Front, bool]]:
-    """Open a capture as far as it is whole, and say whether it goes on."""
-    with Path(path).open("rb") as raw:
-        file: IO[bytes] = raw if raw.seekable() else io.BytesIO(raw.read())
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        with gzip.open(file) if packed else contextlib.nullcontext(file) as plain:
-            whole, cut = _whole(cast("IO[bytes]", plain))
-            plain.seek(0)
-            yield _Front(cast("IO[bytes]", plain), whole), cut
+def _unpacked(file: io.BufferedReader) -> contextlib.AbstractContextManager[IO[bytes]]:
+    # A pipe cannot be rewound, and may have but one byte yet; no capture begins with this one.
+    if file.peek(1)[:1] == b"\x1f":
+        return cast("IO[bytes]", gzip.open(file))
+    return contextlib.nullcontext(file)
 
 
-class _Front:
-    """The first bytes of a file, for who reads it to the end."""
+class _Whole:
+    """A capture as scapy may read it: whole blocks or records only, each read when it is due."""
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file = file
-        self._left = size
+    def __init__(self, file: IO[bytes]) -> None:
+        self._more = _blocks(file)
+        self._block = io.BytesIO(next(self._more))
+        self._error: Exception | None = None  # for check(): scapy takes most for the end
+        self._ended = False
 
     def read(self, size: int) -> bytes:
-        data = self._file.read(min(size, self._left))
-        self._left -= len(data)
+        data = self._block.read(size)
+        if size and not data and not self._ended:
+            try:
+                self._block = io.BytesIO(next(self._more))
+            except StopIteration:
+                self._ended = True
+            except Exception as e:
+                self._ended, self._error = True, e
+            else:
+                data = self._block.read(size)
         return data
 
+    def check(self) -> None:
+        """Raise what kept scapy from reading to the end."""
+        if self._error is not None:
+            raise self._error
+        if not self._ended:
+            raise ValueError("a block that scapy does not understand")
+
     def close(self) -> None:
-        self._file.close()
+        """Do nothing: who opened the file closes it."""
 
 
-def _whole(file: IO[bytes]) -> tuple[int, bool]:
-    """How many bytes of a capture are whole blocks or records, and whether others follow.
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Read the header of a pcap file and then its records, or the blocks of a pcapng file.
 
-    What is no capture is whole: whoever reads it says what is wrong.
+    Raises:
+        EOFError: it ends in the middle of one.
+        ValueError: it begins like neither, or has a length that cannot be.
     """
-    order, at = "<", 0
-    magic = file.read(4)
-    if magic != _SECTION:
-        order = "<" if magic in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1") else ">"
-        at = 4 + len(file.read(20))
-        if magic[:: 1 if order == ">" else -1] not in _PCAP or at < 24:
-            return sys.maxsize, False
-    header = magic if magic == _SECTION else b""
-    size = 12 if header else 16
-    try:
-        while header := header + file.read(size - len(header)):
-            if header[:4] == _SECTION and size == 12:
-                order = "<" if header[8:12] == b"\x4d\x3c\x2b\x1a" else ">"
-            if len(header) < size:
-                return at, True
-            # A block's length is that of all of it; a record's that of its data.
-            (length,) = struct.unpack(order + "I", header[4:8] if size == 12 else header[8:12])
-            rest = length - 12 if size == 12 else length
-            if rest < 0:
-                return sys.maxsize, False
-            if len(file.read(rest)) < rest:
-                return at, True
-            at += size + rest
-            header = b""
-    except EOFError:  # of gzip, whose own end is missing
-        return at, True
-    return at, False
+    block = file.read(4)
+    if block in _PCAP:
+        word = struct.Struct(_PCAP[block] + "I")
+        yield _rest(file, block, 24)
+        while block := file.read(16):
+            block = _rest(file, block, 16)
+            (length,) = word.unpack_from(block, 8)
+            if length > _MOST_RECORD:
+                raise ValueError(f"a frame of {length} bytes")
+            yield _rest(file, block, 16 + length)
+        return
+    if block != _SECTION:
+        raise ValueError(f"it begins with {block!r}")
+    word = struct.Struct("<I")
+    while block:
+        block = _rest(file, block, 12)
+        if block[:4] == _SECTION:
+            if block[8:] not in _PCAPNG:
+                raise ValueError(f"a section of byte order {block[8:]!r}")
+            word = struct.Struct(_PCAPNG[block[8:]] + "I")
+        kind, length = (word.unpack_from(block, at)[0] for at in (0, 4))
+        if not 12 <= length <= _MOST_BLOCK or length % 4:
+            raise ValueError(f"a block of {length} bytes")
+        block = _rest(file, block, length)
+        (again,) = word.unpack_from(block, length - 4)
+        if again != length:
+            raise ValueError(f"a block of {length} bytes that ends as one of {again}")
+        if kind in _PACKETS:
+            kept = word.unpack_from(block, 20)[0] if length >= 32 else 0
+            if length < 32 + kept:
+                raise ValueError(f"a frame of {kept} bytes in a block of {length}")
+        yield block
+        block = file.read(12)
+
+
+def _rest(file: IO[bytes], begun: bytes, size: int) -> bytes:
+    data = begun + file.read(size - len(begun))
+    if len(data) < size:
+        raise EOFError("it ends there")
+    return data
 
 
 def replay(

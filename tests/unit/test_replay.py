@@ -3,6 +3,8 @@
 import gzip
 import os
 import struct
+import threading
+import tracemalloc
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -59,7 +61,12 @@ def test_what_cannot_be_replayed_is_named(tmp_path):
     path = tmp_path / "it"
     with pytest.raises(FileError, match=f"read {path}: No such file"):
         list(read_capture(path))
-    for junk in (b"", b"\xd4\xc3", b"no capture at all, but long enough to be looked at"):
+    for junk in (
+        b"",
+        b"\xd4\xc3",
+        gzip.compress(gzip.compress(b"")),
+        b"no capture at all, but long enough to be looked at",
+    ):
         path.write_bytes(junk)
         with pytest.raises(FileError, match="it is no pcap or pcapng file") as caught:
             list(read_capture(path))
@@ -123,3 +130,104 @@ def test_a_pipe(tmp_path):
         assert [f.data for f in read_capture(f"/proc/self/fd/{read}")] == FRAMES
     finally:
         os.close(read)
+
+
+@pytest.mark.parametrize("kind", ["us", "ns", "pcapng"])
+def test_a_file_that_was_cut_inside_its_header(tmp_path, kind):
+    path = tmp_path / "it"
+    write(path, kind)
+    data = path.read_bytes()
+    header = struct.unpack_from("<I", data, 4)[0] if kind == "pcapng" else 24
+    for size in range(header + 1):
+        for content in (data[:size], gzip.compress(data[:size])):
+            path.write_bytes(content)
+            if size == header:  # no frames are no harm
+                assert list(read_capture(path)) == []
+                continue
+            with pytest.raises(FileError) as caught:
+                list(read_capture(path))
+            assert isinstance(caught.value, CaptureCutError) == (size >= 4)
+            assert ("after 0 whole" in str(caught.value)) == (size >= 4)
+    packed = gzip.compress(data)
+    for size in range(2, 20):
+        path.write_bytes(packed[:size])
+        with pytest.raises(CaptureCutError, match="after 0 whole"):
+            list(read_capture(path))
+
+
+def damaged(data, kind):
+    """Give damaged files: what says how long the third frame is, or its block, is wrong."""
+    start = data.index(FRAMES[2])
+    longer = (len(FRAMES[2]) + 4, 1 << 25, 0xFFFFFFF0)
+    # Where it is, before the frame, and what cannot be there.
+    if kind == "pcapng":
+        wrong = [(start - 8, longer), (start - 24, (0, 8, 13, *longer))]
+    else:
+        wrong = [(start - 8, longer[1:])]
+    for at, values in wrong:
+        for value in values:
+            yield data[:at] + struct.pack("<I", value) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["us", "ns", "pcapng"])
+def test_a_length_that_is_damaged_is_called_so_and_not_believed(tmp_path, kind, packed):
+    path = tmp_path / "it"
+    write(path, kind)
+    for content in damaged(path.read_bytes(), kind):
+        path.write_bytes(gzip.compress(content) if packed else content)
+        got = []
+        tracemalloc.start()
+        try:
+            with pytest.raises(FileError, match="it is damaged, after 2 whole frames") as caught:
+                got.extend(read_capture(path))
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
+        assert not isinstance(caught.value, CaptureCutError)
+        assert [f.data for f in got] == FRAMES[:2]
+
+
+def test_gzip_that_is_damaged(tmp_path):
+    path = tmp_path / "it"
+    write(path, "us")
+    packed = bytearray(gzip.compress(path.read_bytes()))
+    packed[-8] ^= 1  # of the sum of all
+    path.write_bytes(packed)
+    got = []
+    with pytest.raises(FileError, match=f"damaged, after {len(FRAMES)} whole frames: CRC"):
+        got.extend(read_capture(path))
+    assert [f.data for f in got] == FRAMES
+
+
+@pytest.mark.parametrize("kind", ["us", "pcapng"])
+def test_a_pipe_gives_a_frame_when_it_was_written(tmp_path, kind):
+    path, fifo = tmp_path / "it", tmp_path / "fifo"
+    write(path, kind)
+    data = path.read_bytes()
+    end = 4 * (kind == "pcapng")  # the length again
+    ends = [data.index(f) + len(f) + (-len(f) % 4 + 4) * (end > 0) for f in FRAMES]
+    os.mkfifo(fifo)
+    taken = threading.Semaphore(0)
+    late = []  # frames whose reader waited for the one behind
+
+    def write_slowly():
+        with fifo.open("wb", buffering=0) as out:
+            begin = 0
+            for i, stop in enumerate(ends):
+                out.write(data[begin : begin + 1])  # it may come in any pieces
+                out.write(data[begin + 1 : stop])
+                begin = stop
+                if not taken.acquire(timeout=30):
+                    late.append(i)
+                    return
+
+    writer = threading.Thread(target=write_slowly)
+    writer.start()
+    got = []
+    for frame in read_capture(fifo):
+        got.append(frame.data)
+        taken.release()
+    writer.join()
+    assert late == []
+    assert got == FRAMES
