@@ -67,7 +67,7 @@ class Replayed:
 def read_capture(path: str | os.PathLike[str]) -> Iterator[Recorded]:
     """Read a pcap or pcapng file, also one compressed by gzip, frame by frame.
 
-    Each frame is read when it is asked for, so the file may be a pipe that somebody writes to still.
+    Each frame is read when it is asked for, so the file may be a pipe that is still written to.
 
     Raises:
         FileError: it cannot be read, is no such file, or has frames that are not Ethernet's; or it
