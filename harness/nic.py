@@ -447,7 +447,8 @@ class Nic(Closing):
                 the process stay as they are. None: wherever the scheduler places it.
 
         Raises:
-            ArgumentError: there is no such queue or CPU, or the process may not use that CPU.
+            ArgumentError: there is no such queue or CPU, or the calling thread may not use that CPU
+                (taskset, a cpuset, or its own sched_setaffinity(2)).
             ClosedError: the NIC is closed.
         """
         if max < 1:

@@ -136,16 +136,15 @@ class Receiver:
 
 
 def _pin(cpu: int) -> None:
-    """Keep the calling thread on one CPU; sched_setaffinity(2) touches no other thread."""
-    configured = range(os.sysconf("SC_NPROCESSORS_CONF"))
-    # Asked for all, the kernel gives those that the process may have: what a cpuset leaves, also
-    # where whoever started this thread was pinned itself.
-    os.sched_setaffinity(0, configured)
+    """Keep the calling thread on one CPU of its maker's; sched_setaffinity(2) touches no other."""
     if cpu not in os.sched_getaffinity(0):
-        problem = "the process may not use it" if cpu in configured else "there is no such CPU"
+        there = Path(f"/sys/devices/system/cpu/cpu{cpu}").exists()
         status = Path("/proc/thread-self/status").read_text()
         usable = status.split("Cpus_allowed_list:")[1].split()[0]
         raise ArgumentError(
-            "pin a queue's thread to", f"CPU {cpu}", problem, f"use one of {usable}"
+            "pin a queue's thread to",
+            f"CPU {cpu}",
+            "the calling thread may not use it" if there else "there is no such CPU",
+            f"use one of {usable}",
         )
     os.sched_setaffinity(0, {cpu})
