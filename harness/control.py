@@ -95,6 +95,27 @@ def _sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
             except OSError:
                 continue
+    # Or before they listened at all; who makes its socket just now is alive.
+    for path in folder.glob("*.new"):
+        if not Path("/proc", path.stem).exists():
+            path.unlink(missing_ok=True)
+
+
+def _listening(path: Path) -> socket.socket:
+    """Make a socket that has its name when it listens: before, others would sweep it away."""
+    unnamed = path.with_suffix(".new")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        unnamed.unlink(missing_ok=True)
+        listener.bind(os.fspath(unnamed))
+        listener.listen(8)
+        unnamed.replace(path)
+    except BaseException:
+        listener.close()
+        with contextlib.suppress(OSError):
+            unnamed.unlink()
+        raise
+    return listener
 
 
 class _Server:
@@ -103,15 +124,15 @@ class _Server:
     def __init__(self) -> None:
         self.pid = os.getpid()
         folder = _own_folder()
-        _sweep(folder)
         self.path = folder / f"{self.pid}.sock"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        # It gets its name when it listens: until then another process would sweep it away.
-        unnamed = self.path.with_suffix(".new")
-        unnamed.unlink(missing_ok=True)
-        self.socket.bind(os.fspath(unnamed))
-        self.socket.listen(8)
-        unnamed.replace(self.path)
+        problem = ""
+        try:
+            _sweep(folder)
+            self.socket = _listening(self.path)
+        except OSError as e:
+            problem = str(e)  # not the error, as above
+        if problem:
+            raise ControlError("make", f"control socket {self.path}", problem)
         self.thread = threading.Thread(target=self.serve, name="harness-control", daemon=True)
         self.thread.start()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import socket
@@ -105,6 +107,45 @@ def test_an_arena_that_nobody_closed_takes_the_socket_along() -> None:
     assert sockets()
     del arena
     assert not sockets()
+
+
+def test_what_killed_processes_left_is_swept_away(served: Arena) -> None:
+    folder = sockets()[0].parent
+    served.close()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE) as alive:
+        left = [folder / f"{ended.pid}{kind}" for kind in (".new", ".sock")]
+        making = folder / f"{alive.pid}.new"  # as if it were about to listen
+        try:
+            for path in (*left, making):
+                with socket.socket(socket.AF_UNIX) as unheard:
+                    unheard.bind(str(path))
+            with Arena(8, control=True):
+                assert [path for path in (*left, making) if path.exists()] == [making]
+        finally:
+            for path in (*left, making):
+                path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("call", ["bind", "listen", "replace"])
+def test_a_socket_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Arena(8, control=True):
+        (path,) = sockets()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if call == "replace" else socket.socket, call, full)
+        with pytest.raises(ControlError, match=rf"make control socket {path}: .*No space left"):
+            Arena(8, control=True)
+        assert not list(path.parent.glob(f"{os.getpid()}.*"))
+    gc.collect()  # the arena that was not made
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with Arena(8, control=True):
+        assert ask(os.getpid())["pid"] == os.getpid()
 
 
 @pytest.mark.usefixtures("served")
