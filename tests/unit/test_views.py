@@ -130,8 +130,10 @@ def test_a_collection_while_views_are_made_finds_nothing_half_made():
         gc.set_threshold(*threshold)
         gc.callbacks.remove(look)
     assert made == CONTENTS
+    if not good and sys.version_info >= (3, 12):
+        pytest.skip("this Python collects between instructions only: never inside of views()")
+    assert good
     assert all(good)
-    assert good or sys.version_info >= (3, 12)  # which collect between instructions only
 
 
 def test_nothing_is_left():
