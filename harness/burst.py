@@ -34,11 +34,12 @@ _SIZE = ffi.sizeof("struct frame")
 class Burst:
     """Frames received together, in the pages that the device wrote them to.
 
-    `len()` is how many; `burst[i]` the bytes of one, as a view of its page, the same one each time.
+    `len()` is how many; `burst[i]` the bytes of one, as a view of its page, the same one each time:
+    who releases it (or uses it in `with`) takes it from everybody, so release a slice instead.
     Slices of views keep the pages of the whole burst after release(). Use as a context manager.
     """
 
-    __slots__ = ("__weakref__", "_frames", "_n", "_owner", "_pieces", "_views", "_whole")
+    __slots__ = ("__weakref__", "_frames", "_made", "_n", "_owner", "_pieces", "_whole")
 
     def __init__(self, frames: Any, n: int, free: Any) -> None:
         """Take over `n` described frames; `free` keeps what they are made of."""
@@ -48,8 +49,9 @@ class Burst:
         self._owner: Any = ffi.gc(
             ffi.cast("struct frame *", frames), functools.partial(_free, frames, n, free)
         )
-        # Of each frame, made when one is asked for; None for one in several pieces.
-        self._views: list[memoryview | None] | None = None
+        # A view of each frame, None for one in several pieces; made when one is asked for. Of two
+        # threads that ask at once each makes them, and both use those that are there first.
+        self._made: list[list[memoryview | None]] = []
         self._whole = True  # none is in several pieces
         self._pieces: list[memoryview] = []  # what segments() made
 
@@ -131,12 +133,15 @@ class Burst:
         return iter(seen)  # type: ignore[arg-type]
 
     def _seen(self) -> list[memoryview | None]:
-        if self._views is None:
-            if self._owner is None:
+        made = self._made
+        if not made:
+            owner = self._owner
+            if owner is None:
                 raise FrameReleasedError("look at", repr(self), "it was released")
-            self._views = views(self._owner, ffi.buffer(self._frames, self._n * _SIZE))
-            self._whole = all(self._views)  # no piece is empty
-        return self._views
+            seen = views(owner, ffi.buffer(self._frames, self._n * _SIZE))
+            self._whole = all(seen)  # no piece is empty
+            made.append(seen)  # last: from here on others use them
+        return made[0]
 
     def segments(self, i: int) -> tuple[memoryview, ...]:
         """Return the bytes of frame `i`, a view for each piece.
@@ -170,14 +175,14 @@ class Burst:
         Views cannot be used any more. Slices that were taken of them can, and the pages go back
         with the last one.
         """
-        for view in itertools.chain(self._views or (), self._pieces):
+        for view in itertools.chain(*self._made, self._pieces):
             if view is None:
                 continue
             try:
                 view.release()
             except BufferError:  # somebody has a view of this very view, such as numpy
                 continue
-        self._views, self._pieces = None, []
+        self._made, self._pieces = [], []
         self._owner = None
 
 

@@ -7,7 +7,10 @@
 
 #include "nic/frames.h"
 
-/* What the views of a burst are views of. It lives as long as one of them, or a slice of one. */
+/*
+ * What the views of a burst are views of. It lives as long as one of them, or a slice of one. The garbage collector
+ * need not know it: its owner is a cdata that leads to the machine only, and so never back here.
+ */
 struct pages {
     PyObject_HEAD
     PyObject *owner;          /* of the frames, which live as long as it does */

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import harness.burst
 from harness import Arena, Burst, Faults, Nic, Tap
 from harness.errors import (
     ArgumentError,
@@ -30,6 +31,10 @@ def numbered(frame_of, i):
 
 def number(frame):
     return int.from_bytes(bytes(frame.data[-4:]), "big")
+
+
+def number_of(view):
+    return int.from_bytes(view[-4:], "big")
 
 
 def until(condition, seconds=30):
@@ -97,6 +102,70 @@ def test_frames_in_several_pieces(wire, frame_of):
         assert burst[1] == frame_of(60)
         with pytest.raises(FrameError, match="frame 0 of"):
             list(burst)
+
+
+def first_call_with_another_thread(monkeypatch, name, real, use):
+    """Let another thread use a burst while the first one is in a function that looks at it."""
+    found = []
+
+    def try_it():
+        try:
+            found.append(use())
+        except FrameError as e:
+            found.append(e)
+
+    def both(*args):
+        monkeypatch.setattr(harness.burst, name, real, raising=False)
+        other = threading.Thread(target=try_it)
+        other.start()
+        other.join()
+        return real(*args)
+
+    monkeypatch.setattr(harness.burst, name, both, raising=False)
+    return found
+
+
+def test_two_threads_that_look_at_a_burst_at_once(wire, frame_of, monkeypatch):
+    w = wire()
+    for i in range(10):
+        w.kernel.send(numbered(frame_of, i))
+    burst = w.nic.recv_burst(10, timeout=5)
+    real = harness.burst.views
+    found = first_call_with_another_thread(monkeypatch, "views", real, lambda: list(burst))
+    ours = list(burst)
+    assert [number_of(view) for view in ours] == list(range(len(burst)))
+    assert all(a is b for a, b in zip(ours, found[0], strict=True))
+    burst.release()
+    for view in ours + found[0]:
+        with pytest.raises(ValueError, match="released"):
+            view[0]
+    assert w.nic.arena.stats().pages_in_use == 256
+
+
+def test_two_threads_that_go_through_frames_in_pieces_at_once(wire, frame_of, monkeypatch):
+    w = wire(mtu=9000)
+    w.kernel.send(frame_of(9014))
+    with w.nic.recv_burst(timeout=5) as burst:
+        found = first_call_with_another_thread(monkeypatch, "all", all, lambda: list(burst))
+        with pytest.raises(FrameError, match="frame 0 of"):
+            list(burst)
+        assert [type(thing) for thing in found] == [FrameError]
+
+
+def test_a_view_that_was_released_is_so_for_all_and_its_slices_are_not(wire, frame_of):
+    w = wire()
+    for i in range(3):
+        w.kernel.send(numbered(frame_of, i))
+    with w.nic.recv_burst(3, timeout=5) as burst:
+        with burst[1][-4:] as part:
+            assert part == (1).to_bytes(4, "big")
+        assert number_of(burst[1]) == 1
+        with burst[0]:
+            pass
+        with pytest.raises(ValueError, match="released"):
+            burst[0][0]
+        assert number_of(burst[1]) == 1
+    assert w.nic.arena.stats().pages_in_use == 256
 
 
 def test_a_slice_keeps_the_pages_of_its_burst(wire, frame_of):
