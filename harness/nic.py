@@ -113,6 +113,7 @@ class Nic(Closing):
         self._closing = False
         self._receivers: set[Receiver] = set()
         self._sleepers = Sleepers()
+        self._waiter = Waiter()
         self._faults: Any = None  # the device that does them
         self._capture: Capture | None = None
         self._tick_s = None if faults is None else _FAULTS_TICK_S
@@ -227,7 +228,6 @@ class Nic(Closing):
             mac=self.tap.nic_mac,
             why_not=why_not,
         )
-        waiter = self._waiter = Waiter()
         self._queues = [
             QueuePair(
                 self._nic,
@@ -236,7 +236,7 @@ class Nic(Closing):
                 interface=self.tap.name,
                 mtu=mtu,
                 free=self.arena._free_chain,
-                waiter=waiter,
+                waiter=self._waiter,
             )
             for i in range(queues)
         ]
