@@ -53,6 +53,7 @@ _T = TypeVar("_T")
 
 _SLICE_NS = 50_000_000  # how long a call into C may take before signals are looked at
 _DOWN_POLL_S = 0.02
+_NEVER = (1 << 64) - 1  # of inet_deadline()
 _CHUNK = 256 * 1024  # bytes copied into pages at a time
 
 
@@ -185,7 +186,7 @@ class Stack(Closing):
     """A host on one queue of a NIC; use as a context manager.
 
     Nothing happens behind its back: frames move and timers run while one of its calls waits, or in
-    poll() and serve(). Calls from several threads take turns.
+    poll() and serve(). Calls from several threads take turns; who waits runs the others' timers.
 
     Args:
         nic: the NIC; the queue belongs to the stack until it is closed.
@@ -216,6 +217,8 @@ class Stack(Closing):
         seed: int = 0,
     ) -> None:
         self._inet: Any = None
+        self._lock = threading.RLock()
+        self._waiter = Waiter()
         ours = nic.tap.nic_address if address is None else _interface(address)
         if not isinstance(ours, ipaddress.IPv4Interface):
             raise ArgumentError("make stack on", nic.tap.name, f"{ours} is no IPv4 address")
@@ -243,8 +246,7 @@ class Stack(Closing):
         self._q = q
         self._keeps_unclaimed = unclaimed > 0
         self._inet = out[0]
-        self._lock = threading.RLock()
-        self._waiter = Waiter()
+        self._turn = _Turn(self._inet, self._waiter)
         nic._users[queue] = self
         track(self)
 
@@ -263,6 +265,7 @@ class Stack(Closing):
         self._waiter.close()
         with self._lock:
             inet, self._inet = self._inet, None
+            self._turn.inet = None
             lib.inet_destroy(inet)
             del self.nic._users[self.queue]
 
@@ -278,23 +281,20 @@ class Stack(Closing):
 
         Returns: frames received.
         """
-        return self._poll()[0]
+        with self._lock, self._turn:
+            return self._poll()[0]
 
-    def _poll(self) -> tuple[int, float | None, bool]:
-        """Poll: frames, seconds until there is something to do without one, is the link down."""
-        with self._lock:
-            inet = self._alive("poll")
-            got = lib.inet_poll(inet)
-            due = lib.inet_timeout(inet)
-        seconds = None if due < 0 else due / 1e9
+    def _poll(self) -> tuple[int, bool]:
+        """Poll, in a turn: frames, and whether the link is down."""
+        got = lib.inet_poll(self._alive("poll"))
         if got == -errno.ENETDOWN:
-            return 0, _DOWN_POLL_S, True
+            return 0, True
         if got < 0:
             raise self._q.error(got, "receive from")
         if got:
             # What came may be for a connection that another thread waits on.
             self._waiter.wake()
-        return got, seconds, False
+        return got, False
 
     def serve(self, seconds: float | None = None) -> None:
         """Answer ARP and ping, acknowledge and retransmit, for a time; None: until it is closed."""
@@ -316,23 +316,32 @@ class Stack(Closing):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                self._alive(operation)
-                # From here on another thread may take what this one is about to wait for.
+                with self._turn:
+                    self._alive(operation)
+                    found = result()
+                    if found is not None:
+                        return found
+                    got, down = self._poll()
+                    found = result()
+                    if found is not None:
+                        return found
+                # From here on another thread may take what this one is about to wait for, or
+                # start a timer that is due before.
                 wakes = self._waiter.wakes
-                found = result()
-                if found is not None:
-                    return found
-                got, due, down = self._poll()
-                found = result()
-                if found is not None:
-                    return found
+                due = self._turn.due
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise WaitTimeoutError(operation, what, f"nothing for {timeout} s")
-            if not got and due != 0:
-                seconds = min((s for s in (left, due) if s is not None), default=None)
-                fd = None if down else self._q.wait_fd
-                self._waiter.wait(fd, self.nic._patience(seconds), wakes)
+            if got:
+                continue
+            timer = None if due == _NEVER else (due - time.monotonic_ns()) / 1e9
+            if down:
+                timer = _DOWN_POLL_S
+            elif timer is not None and timer <= 0:
+                continue
+            seconds = min((s for s in (left, timer) if s is not None), default=None)
+            fd = None if down else self._q.wait_fd
+            self._waiter.wait(fd, self.nic._patience(seconds), wakes)
 
     # Protocols beside ours
 
@@ -426,7 +435,7 @@ class Stack(Closing):
         _check_port("connect from", self.address, local_port, 0)
         what = f"{host}:{port}"
         out = ffi.new("struct tcp_conn **")
-        with self._lock:
+        with self._lock, self._turn:
             inet = self._alive("connect")
             code = lib.tcp_connect(inet, _to_be32(address), port, local_port, out)
         if code:
@@ -472,6 +481,37 @@ class Stack(Closing):
         return StackStats(**{f.name: getattr(s, f.name) for f in fields(StackStats)})
 
 
+class _Turn:
+    """Whoever has had the stack's lock wakes those who would sleep past its next deadline.
+
+    Every thread that sleeps has seen `due`, or a sooner one: to be entered after the lock, and left
+    before it.
+    """
+
+    __slots__ = ("_waiter", "due", "inet")
+
+    def __init__(self, inet: Any, waiter: Waiter) -> None:
+        self._waiter = waiter
+        self.inet = inet
+        self.due = _NEVER  # ns of CLOCK_MONOTONIC, as inet_deadline()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.inet is None:
+            return
+        due = lib.inet_deadline(self.inet)
+        if due < self.due:
+            self._waiter.wake()
+        self.due = due
+
+
 class _Endpoint:
     """What a listener and a connection share: a struct tcp_conn that is ours until it is closed."""
 
@@ -503,14 +543,14 @@ class _Endpoint:
 
     def close(self) -> None:
         """Let go of it; again has no effect."""
-        with self.stack._lock:
+        with self.stack._lock, self.stack._turn:
             if not self.closed:
                 lib.tcp_close(self._handle)
             self._handle = None
 
     def abort(self) -> None:
         """Send RST where there is a peer, and forget everything; again has no effect."""
-        with self.stack._lock:
+        with self.stack._lock, self.stack._turn:
             if not self.closed:
                 lib.tcp_abort(self._handle)
             self._handle = None
@@ -678,7 +718,7 @@ class Connection(_Endpoint):
         return m
 
     def _send_chain(self, m: Any) -> None:
-        with self.stack._lock:
+        with self.stack._lock, self.stack._turn:
             try:
                 code = lib.tcp_send(self._conn("send on"), m)
             except BaseException:
@@ -809,7 +849,7 @@ class Connection(_Endpoint):
             return SendfileResult(sent, 0, False)
         machine = self.stack.nic.arena.handle
         transfer = ffi.new("struct sendfile *")
-        with self.stack._lock:
+        with self.stack._lock, self.stack._turn:
             conn = self._conn("send file on")
             before = self._copy_in(header) if header else ffi.NULL
             try:
@@ -838,7 +878,7 @@ class Connection(_Endpoint):
             raise self._sendfile_error(code, fd, name)
         try:
             while True:
-                with self.stack._lock:
+                with self.stack._lock, self.stack._turn:
                     self._conn("send file on")
                     code = lib.sendfile_run(transfer, _SLICE_NS)
                 self.stack._waiter.wake()
@@ -849,7 +889,7 @@ class Connection(_Endpoint):
                 if code not in (0, -errno.EINTR):
                     raise self._sendfile_error(code, fd, name)
         finally:
-            with self.stack._lock:
+            with self.stack._lock, self.stack._turn:
                 if not self.stack.nic.closed:
                     lib.sendfile_end(transfer)
 
@@ -871,7 +911,7 @@ class Connection(_Endpoint):
         Raises:
             TcpClosedError: it is not connected.
         """
-        with self.stack._lock:
+        with self.stack._lock, self.stack._turn:
             conn = self._conn("shut down")
             code = lib.tcp_shutdown(conn)
             if code:

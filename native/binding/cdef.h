@@ -609,7 +609,7 @@ struct tcp_info_s {
 int inet_create(struct nic *n, const struct inet_config *config, struct inet **out);
 void inet_destroy(struct inet *in);
 int inet_poll(struct inet *in);
-int64_t inet_timeout(const struct inet *in);
+uint64_t inet_deadline(const struct inet *in);
 unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
 

@@ -332,17 +332,21 @@ inet_poll(struct inet *in)
     return n < 0 && !total ? n : total;
 }
 
+uint64_t
+inet_deadline(const struct inet *in)
+{
+    return in->work ? 0 : in->next_timer;
+}
+
 int64_t
 inet_timeout(const struct inet *in)
 {
-    uint64_t now;
+    uint64_t due = inet_deadline(in), now;
 
-    if (in->work)
-        return 0;
-    if (in->next_timer == NEVER)
+    if (due == NEVER)
         return -1;
-    now = in->clock(in->clock_arg);
-    return in->next_timer > now ? (int64_t)(in->next_timer - now) : 0;
+    now = due ? in->clock(in->clock_arg) : 0;
+    return due > now ? (int64_t)(due - now) : 0;
 }
 
 int

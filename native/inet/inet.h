@@ -80,6 +80,8 @@ unsigned inet_queue(const struct inet *in);
 uint32_t inet_sndbuf(const struct inet *in);
 /* inet_timeout() - ns until inet_poll() has something to do without a frame; -1: nothing. */
 int64_t inet_timeout(const struct inet *in);
+/* inet_deadline() - when that is, by the clock of the config; 0: now; UINT64_MAX: never. */
+uint64_t inet_deadline(const struct inet *in);
 
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
 

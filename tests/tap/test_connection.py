@@ -529,7 +529,9 @@ def test_a_file_that_shrinks_while_it_waits_to_be_sent(
         with pytest.raises(FileError):
             doomed.send(b"more")
         # What the other one has to send is all that is still mapped, once the device has let go.
+        deadline = time.monotonic() + 60
         while h.arena.stats().sfbufs_in_use > -(-len(data) // 4096):
+            assert time.monotonic() < deadline
             h.stack.serve(0.01)
         assert h.arena.stats().sfbufs_in_use > 0
         received = h.background(read_to_the_end, peers[1])
@@ -766,6 +768,43 @@ def test_what_another_thread_took_just_before_this_one_sleeps_wakes_it(host, mon
         monkeypatch.setattr(Waiter, "wait", late)
         assert h.background(connection.recv).result(30) == b"x"
         connection.abort()
+
+
+@pytest.mark.parametrize("how", ["serve", "recv"])
+def test_who_waits_sends_again_what_another_thread_sent_and_was_lost(host, how):
+    h = host()
+    h.tap.static_neighbour()  # nothing comes by itself
+    run = h.tap.namespace.run
+    listener, port = h.kernel_listens()
+    ours, other = (h.stack.connect(KERNELS, port, timeout=10) for _ in range(2))
+    peer, _ = listener.accept()
+    waiting, _ = listener.accept()
+    rules = """
+table netdev t {
+    chain in { type filter hook ingress device "tap0" priority 0; tcp flags psh drop; }
+}
+"""
+    with peer, waiting:
+        peer.settimeout(30)
+        loaded = run(["nft", "-f", "-"], input=rules, text=True, capture_output=True)
+        if loaded.returncode:
+            pytest.skip(f"nft: {loaded.stderr.splitlines()[0]}")
+        deadline = time.monotonic() + 60
+        while h.stack._turn.due < time.monotonic_ns() + 35 * 10**9:  # only ARP has a timer
+            assert time.monotonic() < deadline
+            h.stack.serve(0.1)
+        sleeper = h.background(h.stack.serve if how == "serve" else other.recv)
+        while not h.stack._waiter._asleep:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert ours.send(b"x") == 1
+        run(["nft", "delete", "table", "netdev", "t"], check=True)
+        assert peer.recv(1) == b"x"
+        assert h.stack.stats().tx_retransmits > 0
+        h.stack.close()
+        with pytest.raises(ClosedError):
+            sleeper.result(60)
+    h.nic.check()
 
 
 # Protocols beside ours
