@@ -15,6 +15,7 @@ from harness.errors import (
     ClosedError,
     DeviceGoneError,
     FrameError,
+    FrameReleasedError,
     FrameSizeError,
     HarnessError,
     ResourceError,
@@ -166,13 +167,26 @@ class QueuePair:
         """
         with Deferred(), self.lock:
             self._open("send on")
-            held = [_fill(self._tx[i], frame, offload) for i, frame in enumerate(batch)]
-            code = lib.nic_tx_frames(self.nic, self.index, self._tx, len(held), self._taken)
-            del held
-            done = int(self._taken[0])
-            if code not in (0, -errno.ENOBUFS):
-                raise self._send_error(code, batch[min(done, len(batch) - 1)])
-            return done
+            held: list[Any] = []
+            try:
+                for frame in batch:
+                    held.append(_fill(self._tx[len(held)], frame, offload))
+            except Exception:
+                before = len(held)
+                done = self._put(batch, held)
+                if done == before:
+                    raise
+                return done  # the rest first; the next call finds the same error
+            return self._put(batch, held)
+
+    def _put(self, batch: Sequence[Sendable], held: list[Any]) -> int:
+        """Transmit the frames of a batch that were described; how many the ring had room for."""
+        code = lib.nic_tx_frames(self.nic, self.index, self._tx, len(held), self._taken)
+        held.clear()  # a traceback keeps the list
+        done = int(self._taken[0])
+        if code not in (0, -errno.ENOBUFS):
+            raise self._send_error(code, batch[min(done, len(batch) - 1)])
+        return done
 
     def flush(self, pieces: int = 1) -> int:
         """Let the device transmit, free what completed; for how many frames there is room.
@@ -224,6 +238,13 @@ class QueuePair:
         return error_from_errno(code, operation, self.interface)
 
 
+def _is_released(view: memoryview) -> bool:
+    try:
+        return view.nbytes < 0
+    except ValueError:
+        return True
+
+
 def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
     """Describe a frame to send; what is returned must live until it is sent."""
     if isinstance(frame, Chain):
@@ -244,13 +265,16 @@ def _fill(tx: Any, frame: Sendable, offload: Offload | None) -> Any:
         return frame
     try:
         held = ffi.from_buffer(frame)
-    except (TypeError, ValueError, BufferError):  # also of a view with gaps in it
+    except (TypeError, ValueError, BufferError) as e:  # also of a view with gaps in it
+        what = f"a {type(frame).__name__}"
+        if isinstance(frame, memoryview) and _is_released(frame):
+            raise FrameReleasedError("send", what, "it was released") from None
         raise ArgumentTypeError(
             "send",
-            f"a {type(frame).__name__}",
-            "no frame, and no contiguous buffer of bytes",
+            what,
+            f"no frame, and no contiguous buffer of bytes: {e}",
             "send bytes, a bytearray or memoryview, a Frame, a Chain or an Mbuf",
-        ) from None
+        ) from e
     tx.m = ffi.NULL
     tx.data = held
     tx.len = len(held)

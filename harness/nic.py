@@ -560,7 +560,7 @@ class Nic(Closing):
             RingFullError: no room came in time.
             DeviceGoneError: the interface was removed. What is on the ring comes back with close().
             RingError: the other side broke the ring.
-            FrameReleasedError: the frame was released.
+            FrameReleasedError: the frame, or the view, was released.
             ArgumentTypeError: it is none of these.
             BaseException: what the free routine of a frame that is out raised; all were sent.
             ClosedError: the NIC is closed.

@@ -8,8 +8,10 @@ import pytest
 from harness import Faults
 from harness.errors import (
     ArgumentError,
+    ArgumentTypeError,
     ClosedError,
     FrameError,
+    FrameReleasedError,
     FrameSizeError,
     RingFullError,
 )
@@ -147,6 +149,44 @@ def test_a_frame_that_cannot_be_sent_stays_with_its_owner(wire, frame_of):
     with pytest.raises(FrameError, match="pkthdr_len is 99"):
         w.nic.send(wrong)
     m_freem(wrong)
+    w.nic.check()
+
+
+def released_frame(w, frame_of):
+    w.kernel.send(frame_of(70))
+    (frame,) = w.nic.recv(timeout=60)
+    frame.release()
+    return frame
+
+
+def released_view(w, frame_of):
+    w.kernel.send(frame_of(70))
+    with w.nic.recv_burst(timeout=60) as burst:
+        return burst[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda *_: 7, ArgumentTypeError, "a bytes-like object is required, not 'int'"),
+        (lambda *_: memoryview(bytes(60))[::2], ArgumentTypeError, "not C-contiguous"),
+        (lambda *_: bytes(2000), FrameSizeError, "longer than MTU"),
+        (released_frame, FrameReleasedError, "was released"),
+        (released_view, FrameReleasedError, "send a memoryview: it was released"),
+    ],
+    ids=["int", "gaps", "long", "frame", "view"],
+)
+def test_what_comes_before_a_bad_frame_is_sent(wire, frame_of, make, error, said):
+    w = wire(tx_ring_size=32)
+    bad = make(w, frame_of)
+    sent = [frame_of(60 + i) for i in range(40)]  # more than the ring holds
+    for before in (sent[:2], [], sent):
+        with pytest.raises(error, match=said):
+            w.nic.send_many([*before, bad, sent[0]], timeout=60)
+        assert [w.kernel_recv() for _ in before] == before
+    w.nic.flush(60)
+    stats = w.nic.stats()
+    assert stats.tx_queued == stats.tx_completed == 42
     w.nic.check()
 
 
