@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -245,6 +246,7 @@ class Stack(Closing):
         self.queue = queue
         self._q = q
         self._keeps_unclaimed = unclaimed > 0
+        self._left: deque[Frame] = deque()  # unclaimed, taken from C, and not passed up yet
         self._inet = out[0]
         self._turn = _Turn(self._inet, self._waiter)
         nic._users[queue] = self
@@ -266,6 +268,7 @@ class Stack(Closing):
         with self._lock:
             inet, self._inet = self._inet, None
             self._turn.inet = None
+            self._left.clear()
             lib.inet_destroy(inet)
             del self.nic._users[self.queue]
 
@@ -353,7 +356,8 @@ class Stack(Closing):
         """Receive what came for our MAC address, or a group's, and no protocol here takes.
 
         That is: EtherTypes other than ARP and IPv4, IPv4's protocols other than ICMP and TCP, and
-        whatever is for another IPv4 address; whole frames, fragments too. `Stack(unclaimed=N)`
+        whatever is for another IPv4 address; whole frames, fragments of those too (of ICMP and TCP
+        to us they are dropped, and counted as `rx_fragments`). `Stack(unclaimed=N)`
         keeps up to N of them, each with its pages; those that come later are dropped, and counted
         as `rx_no_buffer`.
 
@@ -373,16 +377,23 @@ class Stack(Closing):
             raise ArgumentError(
                 "receive from", repr(self), "it keeps no such frames", "use Stack(unclaimed=N)"
             )
-        chains = ffi.new("struct mbuf *[]", max)
+        chain = ffi.new("struct mbuf **")
         d = ffi.new("struct frame *")
         free = self.nic.arena._free_chain
 
         def found() -> list[Frame] | None:
-            got = lib.inet_recv_unclaimed(self._alive("receive from"), chains, max)
-            frames = []
-            for i in range(got):
-                lib.frame_describe(chains[i], d)
-                frames.append(Frame(d, free, self.queue))
+            inet = self._alive("receive from")
+            frames: list[Frame] = []
+            try:
+                while self._left and len(frames) < max:
+                    frames.append(self._left.popleft())
+                while len(frames) < max and lib.inet_recv_unclaimed(inet, chain, 1):
+                    lib.frame_describe(chain[0], d)
+                    frames.append(Frame(d, free, self.queue))
+            except BaseException:  # as QueuePair.harvest()
+                self._left.extendleft(reversed(frames))
+                frames.clear()
+                raise
             return frames or None
 
         try:

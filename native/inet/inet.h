@@ -65,7 +65,8 @@ int inet_wait(struct inet *in, int64_t timeout_ns);
  * inet_recv_unclaimed() - frames to us, or to a group, that no protocol here takes, oldest first
  *
  * That is: other EtherTypes than ARP and IPv4, other protocols over IPv4 than ICMP and TCP, and other
- * addresses than ours. Whole, as they came, fragments too; they are the caller's to m_freem().
+ * addresses than ours. Whole, as they came, fragments of those too (of ICMP and TCP to us they are
+ * dropped, and counted as rx_fragments); they are the caller's to m_freem().
  *
  * Return: how many there were, at most @max. What does not fit into config->unclaimed is dropped, and
  * counted as rx_no_buffer.

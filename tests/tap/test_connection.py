@@ -17,7 +17,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from harness import Arena, Nic, Offloads, Stack, Strategy, Tap, TcpState
+from harness import Arena, Frame, Nic, Offloads, Stack, Strategy, Tap, TcpState
 from harness._waiter import Waiter
 from harness.errors import (
     ArgumentError,
@@ -876,6 +876,42 @@ def test_what_is_kept_is_bounded_whole_and_in_order(host, frame_of):
         frame.release()
     h.settle()
     assert h.nic.stats().tx_completed == len(many)
+    h.nic.check()
+
+
+def test_an_exception_while_they_are_taken_keeps_the_others(host, frame_of, monkeypatch):
+    h = host(stack={"unclaimed": 10})
+    sent = [frame_of(100 + i) for i in range(6)]
+    with h.tap.packet_socket() as kernel:
+        for frame in sent:
+            kernel.send(frame)
+        deadline = time.monotonic() + 60
+        while h.stack.stats().rx_other < 6:
+            assert time.monotonic() < deadline
+            h.stack.serve(0.01)
+
+    made = 0
+
+    class Failing(Frame):
+        __slots__ = ()
+
+        def __init__(self, *args):
+            nonlocal made
+            made += 1
+            super().__init__(*args)
+            if made == 3:
+                raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.stack.Frame", Failing)
+        with pytest.raises(MemoryError):
+            h.stack.recv_unclaimed(timeout=0)
+    first = h.stack.recv_unclaimed(1, timeout=0)
+    frames = first + h.stack.recv_unclaimed(timeout=0)
+    assert [bytes(f) for f in frames] == sent[:2] + sent[3:]
+    for frame in frames:
+        frame.release()
+    assert h.arena.stats().pages_in_use == h.nic.attached.rx_ring_size
     h.nic.check()
 
 
