@@ -68,8 +68,11 @@ class Collected(Owned):
         if getattr(self, "owned", False):
             leak = self._leak()
             self._give_back()
+            # A warning that is raised keeps this frame, and with it a handle whose arena may be
+            # collected together with it.
+            del self
             if leak is not None:
-                warnings.warn(leak, ResourceWarning, stacklevel=1, source=self)
+                warnings.warn(leak, ResourceWarning, stacklevel=1)
 
 
 def gone(what: object) -> ClosedError:

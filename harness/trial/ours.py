@@ -35,7 +35,8 @@ class Sent:
         bytes: acknowledged by the peer.
         begin_ns, end_ns: CLOCK_MONOTONIC before the first call and when all was acknowledged.
         cpu_ns: of the calling thread in between, user and system.
-        syscalls, frames: by the device and by sendfile itself; frames of all kinds.
+        syscalls: by the device and by sendfile itself.
+        frames: put on the transmit ring, of all kinds.
         bytes_copied: payload bytes copied in user space.
     """
 
@@ -163,6 +164,7 @@ class OurNic:
     ) -> Sent:
         with self._stack.connect(host, port, timeout=self._stall) as connection:
             device = self._nic.device_stats()
+            queued = self._nic.stats().tx_queued
 
             watch = _Watch(connection, self._stall, progress)
             copied = self.arena.stats().bytes_copied
@@ -185,7 +187,7 @@ class OurNic:
             end_ns=end,
             cpu_ns=cpu,
             syscalls=result.syscalls + now.syscalls - device.syscalls,
-            frames=now.tx_frames - device.tx_frames,
+            frames=self._nic.stats().tx_queued - queued,
             bytes_copied=copied,
         )
 

@@ -28,6 +28,7 @@ def test_all_arrive_in_order_and_none_too_soon(wire, frame_of, pace, at_least):
     assert (done.frames, done.bytes, done.skipped) == (20, sum(len(f.data) for f in frames), 0)
     assert done.late_ns >= 0
     assert [w.kernel_recv() for _ in range(20)] == [f.data for f in frames]
+    w.nic.flush(60)
     assert w.nic.stats().tx_completed == 20
     w.nic.check()
 

@@ -192,6 +192,7 @@ def test_what_comes_before_a_bad_frame_is_sent(wire, frame_of, make, error, said
     w.nic.check()
 
 
+@pytest.mark.polled("it does not tell of an interface that is down")
 def test_waiting_for_room(wire, frame_of):
     w = wire(tx_ring_size=32)
     assert w.nic.wait_tx_room(16, timeout=0)
@@ -211,6 +212,7 @@ def test_waiting_for_room(wire, frame_of):
     w.nic.check()
 
 
+@pytest.mark.polled("it does not tell of an interface that is down")
 def test_closing_ends_a_wait_for_room(wire, frame_of):
     w = wire(tx_ring_size=32)
     w.tap.set_link(up=False)
@@ -223,6 +225,7 @@ def test_closing_ends_a_wait_for_room(wire, frame_of):
     timer.join()
 
 
+@pytest.mark.polled("it does not tell of an interface that is down")
 def test_what_is_on_the_ring_goes_back_when_the_nic_is_closed(wire, frame_of):
     w = wire(tx_ring_size=32)
     freed = []

@@ -132,7 +132,9 @@ def test_a_page_that_was_received_becomes_the_users(wire, frame_of):
     w.nic.check()
 
 
-def test_a_payload_behind_its_header_is_flipped_from_its_first_byte(wire, frame_of):
+def test_a_payload_behind_its_header_is_flipped_from_its_first_byte(wire, frame_of, device):
+    if device == "vhost_net":
+        pytest.skip("vhost_net does not split headers")
     w = wire(mtu=65520, header_split=14)
     w.kernel.send(frame_of(14 + 4 * PAGE_SIZE))
     (frame,) = w.nic.recv(timeout=5)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,14 @@ from harness.errors import (
     UnsupportedError,
     WriteAfterFreeError,
 )
-from harness.jumbo import jumbo_freem, jumbo_pg_alloc, jumbo_pg_free, jumbo_pg_steal, vm_page_free
+from harness.jumbo import (
+    JumboPage,
+    jumbo_freem,
+    jumbo_pg_alloc,
+    jumbo_pg_free,
+    jumbo_pg_steal,
+    vm_page_free,
+)
 from harness.lwbuf import lwbuf_alloc, lwbuf_count, lwbuf_free, lwbuf_kva_bytes, lwbuf_reserve
 from harness.mbuf import (
     EXT_SFBUF,
@@ -202,6 +210,22 @@ class TestJumbo:
         assert [w.category for w in caught] == [ResourceWarning, ResourceWarning]
         assert all(__file__ in str(w.message) for w in caught)
         assert (arena.stats().pages_in_use, arena.stats().pages_away) == (0, 0)
+
+    @pytest.mark.usefixtures("arena")
+    def test_a_lost_page_does_not_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It may be collected with its arena, whose memory is gone when the report is looked at."""
+        reported: list[sys.UnraisableHookArgs] = []
+        monkeypatch.setattr(sys, "unraisablehook", reported.append)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            jumbo_pg_alloc()
+            gc.collect()
+        (report,) = reported
+        assert isinstance(report.exc_value, ResourceWarning)
+        trace = report.exc_value.__traceback__
+        assert trace is not None
+        for frame, _ in traceback.walk_tb(trace):
+            assert not any(isinstance(v, JumboPage) for v in frame.f_locals.values())
 
     @pytest.mark.usefixtures("arena")
     def test_holds_and_wirings_are_counted(self) -> None:
