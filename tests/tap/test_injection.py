@@ -104,7 +104,7 @@ def ordinary() -> list[Row]:
         "igmp": eth(ip4(Raw(noise(8)), proto=2, ttl=1), dst="01:00:5e:00:00:01"),
         "gre": eth(ip4(GRE() / ip4(udp / data))),
         "ip in ip": eth(ip4(ip4(udp))),
-        "vxlan": eth(ip4(UDP(dport=4789) / VXLAN(vni=7) / Ether() / ip4(udp))),
+        "vxlan": eth(ip4(UDP(dport=4789) / VXLAN(vni=7) / Ether(dst=NIC, src=KERNEL) / ip4(udp))),
         "dns": eth(ip4(UDP(sport=5353, dport=53) / DNS(qd=DNSQR(qname="example.org")))),
         "dhcp": eth(IP() / UDP(sport=68, dport=67) / BOOTP() / DHCP(), dst=BROADCAST),
         "ip with options": eth(ip4(udp / data, options=[b"\x07\x27\x04" + bytes(36)])),
