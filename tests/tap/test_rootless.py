@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import _native
+from harness import _native, _views
 
 TESTS = Path(__file__).parent
 ANYBODY = "mknod -m 0666 /dev/net/tun c 10 200"
@@ -38,7 +38,8 @@ def run(tmp_path_factory):
     # An editable install compiles when it is imported, in a folder that is not everybody's.
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(Path(harness.__file__).parent, site / "harness")
-    shutil.copy(_native.__file__, site / "harness")
+    for extension in (_native, _views):
+        shutil.copy(extension.__file__, site / "harness")
     for folder in (site, site.parent, site.parent.parent):
         folder.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
