@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "arena/arena.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -319,18 +320,44 @@ take_run(struct arena *a, size_t n)
     return NULL;
 }
 
+/*
+ * take_memory() - give a range of the file its memory; false when there is none, and nothing was taken
+ *
+ * A signal interrupts it (io_uring has one pending for work that it left to the thread), and what it took
+ * until then is given back. Smaller pieces get done between one signal and the next.
+ */
+static bool
+take_memory(int fd, off_t off, size_t len)
+{
+    size_t piece = len;
+
+    for (size_t done = 0; done < len;) {
+        size_t part = piece < len - done ? piece : len - done;
+
+        if (fallocate(fd, 0, off + (off_t)done, (off_t)part) == 0) {
+            done += part;
+        } else if (errno != EINTR) {
+            if (done)
+                fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, (off_t)done);
+            return false;
+        } else {
+            piece = round_page(piece / 2);
+        }
+    }
+    return true;
+}
+
 /* extend() - new physical pages behind the last; NULL when the arena or the machine is full. */
 static struct vm_page *
 extend(struct arena *a, size_t n)
 {
     size_t first = a->npages;
     off_t off = (off_t)(first << PAGE_SHIFT);
-    off_t len = (off_t)(n << PAGE_SHIFT);
 
     if (n > a->config.max_pages - first)
         return NULL;
     /* Memory is taken here, where its lack is an error, not at first touch, where it is a signal. */
-    if (fallocate(a->memfd, 0, off, len) < 0)
+    if (!take_memory(a->memfd, off, n << PAGE_SHIFT))
         return NULL;
     if (a->direct && arena_map(a, a->direct + off, first, n) < 0)
         return NULL;

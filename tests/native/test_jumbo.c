@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The jumbo pool: conservation, last in first out, and misuse that is named. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <harness/inspect.h>
 #include "bsd/machine.h"
@@ -9,6 +15,22 @@
 
 #define SITE __builtin_return_address(0)
 #define PAGES 256
+
+/* Instead of the C library's: what is longer than this is interrupted, and in the end there is no more. */
+static off_t interrupted = INT64_MAX;
+static unsigned left = UINT_MAX;
+
+int
+fallocate(int fd, int mode, off_t off, off_t len)
+{
+    errno = EINTR;
+    if (mode == 0 && len > interrupted)
+        return -1;
+    errno = ENOSPC;
+    if (mode == 0 && left-- == 0)
+        return -1;
+    return (int)syscall(SYS_fallocate, fd, mode, off, len);
+}
 
 static struct machine *
 make(bool strict, size_t max_pages)
@@ -51,6 +73,39 @@ test_pool(bool strict)
         CHECK(jumbo_alloc(j, SITE) == pg[i - 1]);
     for (unsigned i = 2 * PAGES; i > 2 * PAGES - 3; i--)
         CHECK_EQ(jumbo_free(j, jumbo_kva(j, pg[i - 1]), SITE), 0);
+    CHECK_EQ(machine_destroy(mc), 0);
+}
+
+static long
+blocks(const struct machine *mc)
+{
+    struct stat st;
+
+    CHECK_EQ(fstat(mc->arena->memfd, &st), 0);
+    return st.st_blocks;
+}
+
+/* Signals while memory is taken: it is taken in pieces, and given back when there is too little. */
+static void
+test_interrupted(void)
+{
+    struct machine *mc = make(false, 2 * PAGES);
+    struct vm_page *pg[2 * PAGES];
+    long before = blocks(mc);
+
+    interrupted = 5 * PAGE_SIZE;
+    for (unsigned i = 0; i < PAGES; i++)
+        CHECK((pg[i] = jumbo_alloc(mc->jumbo, SITE)) != NULL);
+    left = 3;
+    CHECK(jumbo_alloc(mc->jumbo, SITE) == NULL);
+    CHECK_EQ(blocks(mc), before);
+    left = UINT_MAX;
+    for (unsigned i = PAGES; i < 2 * PAGES; i++)
+        CHECK((pg[i] = jumbo_alloc(mc->jumbo, SITE)) != NULL);
+    CHECK_EQ(blocks(mc), before + PAGES * PAGE_SIZE / 512);
+    interrupted = INT64_MAX;
+    for (unsigned i = 0; i < 2 * PAGES; i++)
+        CHECK_EQ(jumbo_free(mc->jumbo, jumbo_kva(mc->jumbo, pg[i]), SITE), 0);
     CHECK_EQ(machine_destroy(mc), 0);
 }
 
@@ -220,6 +275,7 @@ main(void)
 {
     test_pool(false);
     test_pool(true);
+    test_interrupted();
     test_misuse(false);
     test_misuse(true);
     test_hold_and_steal();
