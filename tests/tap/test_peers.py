@@ -167,6 +167,7 @@ def settled(bridge: Bridge) -> None:
     bridge.end()
     assert bridge.arena.bytes_copied == 0
     for nic in bridge.nics:
+        nic.flush(60)
         s = nic.stats()
         assert (s.rx_dropped, s.tx_outstanding, s.tx_linearized, s.tx_csum_soft) == (0, 0, 0, 0)
         nic.check()

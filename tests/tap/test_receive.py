@@ -47,6 +47,7 @@ def until(condition, seconds=30):
 # Bursts
 
 
+@pytest.mark.polled("frames are there when its worker has come to them")
 def test_a_burst_as_an_array_and_as_views(wire, frame_of):
     w = wire()
     before = time.time_ns()
@@ -168,6 +169,7 @@ def test_a_view_that_was_released_is_so_for_all_and_its_slices_are_not(wire, fra
     assert w.nic.arena.stats().pages_in_use == 256
 
 
+@pytest.mark.polled("frames are there when its worker has come to them")
 def test_a_slice_keeps_the_pages_of_its_burst(wire, frame_of):
     w = wire()
     for i in range(10):
