@@ -394,7 +394,6 @@ give_up(const struct vring *r, uint16_t head)
             const struct net_hdr none = {.gso_type = 0x7f};
 
             memcpy((void *)(uintptr_t)r->desc[head].addr, &none, sizeof(none));
-            __atomic_thread_fence(__ATOMIC_RELEASE);
             if (d->len > r->bytes)
                 __atomic_store_n(&d->len, (uint32_t)r->bytes, __ATOMIC_RELEASE);
             __atomic_store_n(&d->addr, (uint64_t)(uintptr_t)r->mem, __ATOMIC_RELEASE);
