@@ -24,8 +24,8 @@ const char *fault_name(enum fault f);
 
 struct faults_config {
     uint64_t seed;
-    uint32_t
-        rx[FAULT_COUNT]; /* of a million frames; FAULT_STALL: polls; FAULT_ALLOC: allocations */
+    /* Of a million frames; FAULT_STALL: of polls; FAULT_ALLOC, on receive: of allocations. */
+    uint32_t rx[FAULT_COUNT];
     uint32_t tx[FAULT_COUNT];
     uint64_t delay_ns;    /* FAULT_DELAY: at most */
     uint32_t stall_polls; /* FAULT_STALL: at most */
