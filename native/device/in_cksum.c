@@ -33,16 +33,6 @@ csum_add(uint64_t sum, const void *data, size_t len, bool odd)
 }
 
 uint16_t
-csum_fold(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
-
-uint16_t
 csum_final(uint64_t sum)
 {
     uint16_t v = (uint16_t)~csum_fold(sum);

@@ -9,8 +9,17 @@
 
 /* csum_add() - add @len bytes to a running sum; @odd: the bytes before were odd in number */
 uint64_t csum_add(uint64_t sum, const void *data, size_t len, bool odd);
-/* csum_fold() - 16 bits, in the order they lie in memory */
-uint16_t csum_fold(uint64_t sum);
+/* csum_fold() - a sum in 16 bits, in the byte order of what was summed */
+static inline uint16_t
+csum_fold(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
 /* csum_final() - what goes into a TCP or UDP header: folded and inverted, never zero */
 uint16_t csum_final(uint64_t sum);
 

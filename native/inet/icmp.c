@@ -31,8 +31,8 @@ icmp_echo(struct inet *in, struct mbuf *m, const struct ip_view *ip)
     memcpy(icmp, req, ICMP_HLEN);
     icmp[ICMPH_TYPE] = ICMP_T_ECHOREPLY;
     /* RFC 1624: only the type has changed, by 0x0800. */
-    put16(icmp + ICMPH_CSUM, (uint16_t)~fold16((uint64_t)(uint16_t)~get16(req + ICMPH_CSUM) +
-                                               (uint16_t)~(ICMP_T_ECHO << 8)));
+    put16(icmp + ICMPH_CSUM, (uint16_t)~csum_fold((uint64_t)(uint16_t)~get16(req + ICMPH_CSUM) +
+                                                  (uint16_t)~(ICMP_T_ECHO << 8)));
     m_adj(m, (int)(ETH_HLEN + ip->hlen + ICMP_HLEN));
     h->m_len = (int)len;
     h->m_pkthdr.len = (int)(len + data);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "device/in_cksum.h"
 #include "inet/inet.h"
 #include "inet/wire.h"
 
@@ -148,17 +149,6 @@ bool inet_allow(struct inet *in, uint32_t *count, uint32_t limit);
 
 /* frame_head() - the first bytes of a frame, gathered for a look at its headers; how many there are. */
 unsigned frame_head(const struct mbuf *m, uint8_t *copy, unsigned want);
-
-/* fold16() - ones' complement sum in 16 bits, not complemented. */
-static inline uint16_t
-fold16(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
 
 /* csum_bytes() - ones' complement sum of bytes as big-endian words. */
 uint16_t csum_bytes(const uint8_t *p, size_t len);

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "inet/inet_var.h"
-#include "nic/csum.h"
 
 uint16_t
 csum_bytes(const uint8_t *p, size_t len)
@@ -33,7 +32,7 @@ csum_mbuf(const struct mbuf *m, unsigned off, unsigned len, uint32_t init)
         len -= n;
         off = 0;
     }
-    return fold16(sum);
+    return csum_fold(sum);
 }
 
 static bool

@@ -37,7 +37,7 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
 
     put16(ip + IPH_LEN, (uint16_t)total);
     put16(ip + IPH_ID, c->in->ip_id);
-    put16(ip + IPH_CSUM, (uint16_t)~fold16((uint64_t)c->ip_sum + total + c->in->ip_id));
+    put16(ip + IPH_CSUM, (uint16_t)~csum_fold((uint64_t)c->ip_sum + total + c->in->ip_id));
     /* A super-frame is cut into segments with identifications of their own. */
     c->in->ip_id += (uint16_t)(len > c->mss ? (len + c->mss - 1) / c->mss : 1);
 
@@ -71,7 +71,7 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
         put32(tcp + TCP_HLEN + 4, tcp_ts_now(c));
         put32(tcp + TCP_HLEN + 8, c->ts_recent);
     }
-    put16(tcp + TCPH_CSUM, fold16((uint64_t)c->tcp_sum + total - IP_HLEN));
+    put16(tcp + TCPH_CSUM, csum_fold((uint64_t)c->tcp_sum + total - IP_HLEN));
 }
 
 static void
@@ -458,7 +458,7 @@ tcp_reset_for(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport,
         tcp[TCPH_FLAGS] = TF_RST | TF_ACK;
     }
     tcp[TCPH_OFF] = TCP_HLEN / 4 << 4;
-    put16(tcp + TCPH_CSUM, fold16(csum_pseudo(in->addr, dst, IPPROTO_TCP, TCP_HLEN)));
+    put16(tcp + TCPH_CSUM, csum_fold(csum_pseudo(in->addr, dst, IPPROTO_TCP, TCP_HLEN)));
     m->m_len = (int32_t)len;
     fill_pkthdr(m, len);
     in->stats.tx_tcp++;
