@@ -18,7 +18,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "arena/guard.h"
@@ -54,9 +53,8 @@ struct vhost_queue {
     int kick[RINGS], call[RINGS], err[RINGS];
     struct vring *ring[RINGS];
     uint16_t seen[RINGS]; /* available index when last looked at */
-    uint16_t done;        /* used index of the transmit ring when last looked at */
-    uint64_t done_at;     /* and when it was seen to stand still, ns; 0: not yet */
-    bool looking;         /* the timer runs */
+    uint16_t done;        /* used index of the transmit ring when the timer was started */
+    bool looking;         /* it runs */
     bool fault;           /* a frame was given up: the next kick says so */
     int failed;           /* -errno, for good */
 };
@@ -232,8 +230,6 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
     v->ring[RX] = at->queue[queue].rx;
     v->ring[TX] = at->queue[queue].tx;
     v->failed = 0;
-    v->done = 0;
-    v->done_at = 0;
     v->looking = v->fault = false;
     v->fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
     if (v->fd < 0)
@@ -333,36 +329,6 @@ notify(struct vhost_net *n, unsigned queue, unsigned index)
         tap_count(&n->tap.q[queue].stats.syscalls, 1);
 }
 
-/*
- * read_news() - what happened since; 0, -EPROTO for a broken ring, -ENODEV for a TAP that is gone
- * @forget: the receive ring is looked at next, so that its call has done its work
- */
-static int
-read_news(struct vhost_net *n, unsigned queue, bool forget)
-{
-    struct vhost_queue *v = &n->v[queue];
-    struct epoll_event e[5]; /* as many as there are sources */
-    eventfd_t value;
-
-    if (v->failed)
-        return v->failed;
-    int got = epoll_wait(v->news, e, 5, 0);
-
-    for (int i = 0; i < got; i++) {
-        /* A worker whose TAP is gone complains as if of the ring: then that is no news. */
-        if (e[i].data.u32 == NEWS_TAP)
-            v->failed = -ENODEV;
-        else if (e[i].data.u32 == NEWS_ERR)
-            v->failed = v->failed ? v->failed : -EPROTO;
-        else if (e[i].data.u32 == NEWS_LOOK)
-            v->looking = eventfd_read(v->look, &value) < 0; /* its counter is of the same form */
-        else if (forget && eventfd_read(v->call[RX], &value) == 0)
-            tap_count(&n->tap.q[queue].stats.syscalls, 1);
-    }
-    tap_count(&n->tap.q[queue].stats.syscalls, 1);
-    return v->failed;
-}
-
 /* read_all() - one byte of each page of a segment */
 static int
 read_all(void *arg)
@@ -411,7 +377,7 @@ give_up(const struct vring *r, uint16_t head)
  * A page of a file that shrank is gone. The worker (Linux 6.1 to 6.18) copies a frame of less than a page
  * before it sends it; where that fails it puts the chain back and begins again, for ever. It reads the
  * descriptors anew each time. Chains are used in order, so the one it is at is the first not used; those
- * behind it may be of the same file. It takes two looks; a timer wakes who sleeps in between.
+ * behind it may be of the same file. Called STUCK_NS after watch_tx(), by a timer that also wakes who sleeps.
  *
  * A longer frame the worker drops, without a word to us.
  */
@@ -420,40 +386,70 @@ unstick(struct vhost_net *n, unsigned queue)
 {
     struct vhost_queue *v = &n->v[queue];
     const struct vring *r = v->ring[TX];
-    uint16_t done = __atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE);
     uint16_t end = __atomic_load_n(&r->avail->idx, __ATOMIC_RELAXED);
-    struct timespec ts;
 
-    if (done != end && !v->looking) {
-        const struct itimerspec soon = {.it_value.tv_nsec = STUCK_NS};
-
-        v->looking = timerfd_settime(v->look, 0, &soon, NULL) == 0;
-        tap_count(&n->tap.q[queue].stats.syscalls, 1);
-    }
-    if (done == end) {
-        v->done_at = 0;
+    if (__atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE) != v->done)
         return;
-    }
-    if (done != v->done)
-        v->done_at = 0;
-    v->done = done;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    uint64_t now = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-
-    if (v->done_at == 0)
-        v->done_at = now;
-    if (now - v->done_at < STUCK_NS)
-        return;
-    v->done_at = now;
     /* The first can be read: then it only takes its time, and those behind it are not looked at. */
-    for (uint16_t at = done; at != end; at++) {
+    for (uint16_t at = v->done; at != end; at++) {
         if (give_up(r, r->avail->ring[at & (r->num - 1)])) {
             tap_count(&n->tap.q[queue].stats.tx_fault, 1);
             v->fault = true;
-        } else if (at == done) {
+        } else if (at == v->done) {
             break;
         }
     }
+}
+
+/* watch_tx() - while there are frames to go: have the ring looked at in a while */
+static void
+watch_tx(struct vhost_net *n, unsigned queue)
+{
+    static const struct itimerspec soon = {.it_value.tv_nsec = STUCK_NS};
+    struct vhost_queue *v = &n->v[queue];
+    const struct vring *r = v->ring[TX];
+    uint16_t done = __atomic_load_n(&r->used->idx, __ATOMIC_RELAXED);
+
+    if (v->looking || done == __atomic_load_n(&r->avail->idx, __ATOMIC_RELAXED))
+        return;
+    v->done = done;
+    v->looking = timerfd_settime(v->look, 0, &soon, NULL) == 0;
+    tap_count(&n->tap.q[queue].stats.syscalls, 1);
+}
+
+/*
+ * read_news() - what happened since; 0, -EPROTO for a broken ring, -ENODEV for a TAP that is gone
+ * @forget: the receive ring is looked at next, so that its call has done its work
+ */
+static int
+read_news(struct vhost_net *n, unsigned queue, bool forget)
+{
+    struct vhost_queue *v = &n->v[queue];
+    struct epoll_event e[5]; /* as many as there are sources */
+    eventfd_t value;
+    bool look = false;
+
+    if (v->failed)
+        return v->failed;
+    int got = epoll_wait(v->news, e, 5, 0);
+
+    for (int i = 0; i < got; i++) {
+        /* A worker whose TAP is gone complains as if of the ring: then that is no news. */
+        if (e[i].data.u32 == NEWS_TAP)
+            v->failed = -ENODEV;
+        else if (e[i].data.u32 == NEWS_ERR)
+            v->failed = v->failed ? v->failed : -EPROTO;
+        else if (e[i].data.u32 == NEWS_LOOK)
+            look = eventfd_read(v->look, &value) == 0; /* its counter is of the same form */
+        else if (forget && eventfd_read(v->call[RX], &value) == 0)
+            tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    }
+    tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    if (look) {
+        v->looking = false;
+        unstick(n, queue);
+    }
+    return v->failed;
 }
 
 static int
@@ -465,7 +461,7 @@ vhost_poll(struct device *d, unsigned queue, unsigned budget)
     notify(n, queue, RX);
     int err = read_news(n, queue, true);
 
-    unstick(n, queue);
+    watch_tx(n, queue);
     return err;
 }
 
@@ -477,7 +473,7 @@ vhost_kick(struct device *d, unsigned queue)
     notify(n, queue, TX);
     int err = read_news(n, queue, false);
 
-    unstick(n, queue);
+    watch_tx(n, queue);
     if (!err && n->v[queue].fault)
         err = -EFAULT;
     n->v[queue].fault = false;
