@@ -25,7 +25,8 @@ class NicStats:
         rx_split_hit: frames whose headers were as long as header_split: their payload starts on a
             page.
         rx_split_miss: frames whose headers were not.
-        rx_recycled: buffers of dropped frames, posted again.
+        rx_copied: small frames for a stack, delivered as a copy because the pool was dry.
+        rx_recycled: buffers of frames dropped or copied, posted again.
         rx_bytes: bytes of frames passed up.
         rx_drop_no_page: frames dropped because the pool was dry.
         rx_drop_no_mbuf: frames dropped for want of an mbuf.
@@ -53,6 +54,7 @@ class NicStats:
     rx_headers_delivered: int
     rx_split_hit: int
     rx_split_miss: int
+    rx_copied: int
     rx_recycled: int
     rx_bytes: int
     rx_drop_no_page: int

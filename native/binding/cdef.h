@@ -396,6 +396,7 @@ struct nic_queue_stats {
     uint64_t rx_headers_delivered;
     uint64_t rx_split_hit;
     uint64_t rx_split_miss;
+    uint64_t rx_copied;
     uint64_t rx_recycled;
     uint64_t rx_bytes;
     uint64_t rx_drop_no_page;

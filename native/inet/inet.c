@@ -183,6 +183,8 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
     TAILQ_INIT(&in->output);
     for (unsigned i = 0; i < TCP_HASH; i++)
         TAILQ_INIT(&in->hash[i]);
+    /* An acknowledgement that finds no page is the one that would free some. */
+    nic_rx_copy(n, in->queue, true);
     *out = in;
     return 0;
 }
@@ -196,6 +198,7 @@ inet_destroy(struct inet *in)
         return;
     while (inet_recv_unclaimed(in, &m, 1))
         m_freem(m);
+    nic_rx_copy(in->nic, in->queue, false);
     in->now = in->clock(in->clock_arg);
     tcp_destroy(in);
     inet_flush(in);

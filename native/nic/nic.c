@@ -31,6 +31,7 @@ struct nic_queue {
     struct net_hdr *tx_hdr; /* one for each head of the transmit ring, in kmem */
     int device_fd;          /* readable when frames wait */
     int timer_fd, epoll_fd; /* with coalescing: of both; otherwise -1 */
+    bool rx_copy;           /* nic_rx_copy() */
     bool fresh;             /* frames came since it was last decided when to wake the consumer */
     int wake_fd;            /* of an async device */
     struct nic_queue_stats stats;
@@ -173,7 +174,7 @@ harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
     return true;
 }
 
-/* recycle() - a dropped frame's buffers are posted again: never a hole in the ring */
+/* recycle() - the buffers of a frame dropped or copied are posted again: never a hole in the ring */
 static void
 recycle(struct nic *n, struct nic_queue *q, struct rx_frame *f)
 {
@@ -243,11 +244,63 @@ count_split(struct nic_queue *q, const struct mbuf *m)
 }
 
 /*
+ * copy_frame() - a small frame as a copy in mbufs, for want of a page
+ * @len: bytes of it, the device's header included
+ *
+ * The buffers stay the caller's. Return: the packet; NULL when it is too large, or when out of mbufs.
+ */
+static struct mbuf *
+copy_frame(struct nic *n, const struct rx_frame *f, uint64_t len)
+{
+    uint32_t skip = sizeof(struct net_hdr), total = (uint32_t)len - skip;
+    struct mbuf *top, *m;
+
+    if (total > NIC_RX_COPY_MAX)
+        return NULL;
+    top = m = mb_gethdr(n->mbufs);
+    for (unsigned i = 0; m && i < f->n; i++, skip = 0) {
+        const char *from = buf_bytes(n, f->buf[i]) + skip;
+        uint32_t left = f->len[i] - skip;
+
+        while (m && left > 0) {
+            uint32_t part = (uint32_t)m_trailingspace(m);
+
+            if (part == 0) {
+                m = m->m_next = mb_get(n->mbufs);
+                continue;
+            }
+            part = part < left ? part : left;
+            memcpy(m->m_data + m->m_len, from, part);
+            m->m_len += (int32_t)part;
+            from += part;
+            left -= part;
+        }
+    }
+    if (m == NULL) {
+        m_freem(top);
+        return NULL;
+    }
+    arena_count_copy(n->arena, total);
+    return top;
+}
+
+/* set_pkthdr() - what is to know of a packet of @len bytes, from the device's header */
+static void
+set_pkthdr(struct nic *n, unsigned queue, struct mbuf *top, const struct net_hdr *h, uint64_t len)
+{
+    hdr_to_pkthdr(h, &top->m_pkthdr);
+    top->m_pkthdr.len = (int32_t)len;
+    top->m_pkthdr.queue = (uint16_t)queue;
+    top->m_pkthdr.rcvif = n;
+}
+
+/*
  * deliver() - turn a frame into a packet, its buffers replaced on the ring
  *
  * Everything that can fail is taken first: successors for the buffers, mbufs to carry the pages.
  *
- * Return: the packet; NULL when the frame was dropped, counted, and its buffers posted again.
+ * Return: the packet; NULL when the frame was dropped and counted. Of a frame dropped or copied the
+ * buffers are posted again.
  */
 static struct mbuf *
 deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
@@ -255,6 +308,8 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     void *successor[NET_FRAME_BUFFERS];
     struct mbuf *carrier[NET_FRAME_BUFFERS];
     unsigned have = 0, carriers = 0, headers = 0;
+    struct mbuf *top = NULL;
+    struct net_hdr h;
     uint64_t len = 0;
 
     for (unsigned i = 0; i < f->n; i++)
@@ -264,6 +319,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
         recycle(n, q, f);
         return NULL;
     }
+    memcpy(&h, buf_bytes(n, f->buf[0]), sizeof(h));
     for (; carriers < f->n; carriers++) {
         if (!is_page(n, f->buf[carriers]))
             carrier[carriers] = f->buf[carriers];
@@ -273,7 +329,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
             carrier[carriers] = carriers ? mb_get(n->mbufs) : mb_gethdr(n->mbufs);
         if (carrier[carriers] == NULL) {
             COUNT(q->stats.rx_drop_no_mbuf, 1);
-            goto drop;
+            goto back;
         }
     }
     for (; have < f->n; have++) {
@@ -281,17 +337,23 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
 
         successor[have] = alloc_fails(n, queue, false) ? NULL : buf_get(n, page);
         if (successor[have] == NULL) {
-            if (page)
+            if (page && q->rx_copy)
+                top = copy_frame(n, f, len);
+            if (top) {
+                len -= sizeof(h);
+                set_pkthdr(n, queue, top, &h, len);
+                COUNT(q->stats.rx_copied, 1);
+                COUNT(q->stats.rx_delivered, 1);
+                COUNT(q->stats.rx_bytes, len);
+            } else if (page) {
                 COUNT(q->stats.rx_drop_no_page, 1);
-            else
+            } else {
                 COUNT(q->stats.rx_drop_no_mbuf, 1);
-            goto drop;
+            }
+            goto back;
         }
     }
-    struct mbuf *top = carrier[0];
-    struct net_hdr h;
-
-    memcpy(&h, buf_bytes(n, f->buf[0]), sizeof(h));
+    top = carrier[0];
     for (unsigned i = 0; i < f->n; i++) {
         struct mbuf *m = carrier[i];
         uint32_t skip = i ? 0 : sizeof(h);
@@ -308,10 +370,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
         m->m_next = i + 1 < f->n ? carrier[i + 1] : NULL;
     }
     len -= sizeof(h);
-    hdr_to_pkthdr(&h, &top->m_pkthdr);
-    top->m_pkthdr.len = (int32_t)len;
-    top->m_pkthdr.queue = (uint16_t)queue;
-    top->m_pkthdr.rcvif = n;
+    set_pkthdr(n, queue, top, &h, len);
     unsigned first = headers && !is_page(n, f->buf[0]);
 
     post_run(n, q, successor, first);
@@ -325,7 +384,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     }
     return top;
 
-drop:
+back:
     while (have > 0)
         buf_put(n, successor[--have]);
     while (carriers > 0) {
@@ -333,7 +392,7 @@ drop:
             m_free(carrier[carriers]);
     }
     recycle(n, q, f);
-    return NULL;
+    return top;
 }
 
 /* ---- waking whoever waits ---- */
@@ -429,6 +488,13 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     if (q->rx.error)
         return -EPROTO;
     return err < 0 ? err : 0;
+}
+
+void
+nic_rx_copy(struct nic *n, unsigned queue, bool on)
+{
+    if (queue < n->config.nqueues)
+        n->q[queue].rx_copy = on;
 }
 
 /* ---- transmit ---- */

@@ -8,7 +8,8 @@
  * Buffers of one receive ring, at every moment:
  *     posted (with the device) + in return (used, not harvested) + in the driver's hands = ring size,
  * because a frame is passed up only when every buffer of it has a successor at hand; otherwise the
- * frame is dropped, counted, and its own buffers are posted again.
+ * frame is dropped, counted, and its own buffers are posted again. A consumer that must hear of small
+ * frames whatever happens (nic_rx_copy()) is given a copy of them then.
  */
 #ifndef NIC_HARNESS_NIC_H
 #define NIC_HARNESS_NIC_H
@@ -63,7 +64,8 @@ struct nic_queue_stats {
     uint64_t rx_headers_delivered; /* mbufs with headers that were split off */
     uint64_t rx_split_hit;         /* frames whose headers were as long as header_split */
     uint64_t rx_split_miss;   /* frames whose headers were not: payload does not start on a page */
-    uint64_t rx_recycled;     /* buffers of dropped frames, posted again */
+    uint64_t rx_copied;       /* frames delivered as a copy: see nic_rx_copy() */
+    uint64_t rx_recycled;     /* buffers of frames dropped or copied, posted again */
     uint64_t rx_bytes;        /* of frames delivered */
     uint64_t rx_drop_no_page; /* no successor page: the pool was dry */
     uint64_t rx_drop_no_mbuf;
@@ -117,6 +119,18 @@ int nic_detach(struct nic *n);
  * gone; -EPROTO when the ring was broken and the queue stopped (nic_queue_error()).
  */
 int nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max);
+
+/* Bytes of the largest frame that nic_rx_copy() concerns: a standard Ethernet frame with a VLAN tag. */
+#define NIC_RX_COPY_MAX 1518u
+
+/*
+ * nic_rx_copy() - what becomes of a small frame when the pool is dry
+ * @on: it is copied into mbufs and its page posted again, instead of being dropped
+ *
+ * For a protocol on the queue: without acknowledgements and resets, the frames that would free memory
+ * are those that memory is missing for. The bytes count as copied.
+ */
+void nic_rx_copy(struct nic *n, unsigned queue, bool on);
 
 /*
  * nic_tx() - put one packet on the transmit ring; the device sees it with nic_tx_flush()

@@ -540,10 +540,64 @@ test_low_water(void)
     tear_down_async();
 }
 
+/* Without a page left, small frames come as copies where that was asked for, and pages stay posted. */
+static void
+test_copy(void)
+{
+    static const size_t sizes[] = {14, 60, 200, 1514, NIC_RX_COPY_MAX, NIC_RX_COPY_MAX + 1, 9014};
+    static uint8_t f[9014];
+    static uint8_t out[sizeof(f)];
+    static struct vm_page *taken_away[8192];
+
+    fill(f, sizeof(f));
+    for (uint32_t split = 0; split <= 60; split += 60) {
+        struct nic_queue_stats before, after;
+        size_t n = 0;
+
+        set_up(9000, OFFLOAD_ALL, split);
+        while ((taken_away[n] = jumbo_alloc(machine->jumbo, NULL)) != NULL)
+            n++;
+        for (unsigned on = 0; on < 2; on++) {
+            nic_rx_copy(nic, 0, on);
+            for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+                bool whole = split && sizes[i] <= split; /* it needs no page at all */
+                bool copied = on && !whole && sizes[i] <= NIC_RX_COPY_MAX;
+                uint64_t counted = machine->arena->bytes_copied;
+                struct mbuf *m = NULL;
+
+                nic_get_stats(nic, 0, &before);
+                arrive(f, sizes[i]);
+                CHECK_EQ(nic_rx_burst(nic, 0, &m, 1), copied || whole);
+                nic_get_stats(nic, 0, &after);
+                CHECK_EQ(after.rx_copied - before.rx_copied, copied);
+                CHECK_EQ(after.rx_drop_no_page - before.rx_drop_no_page, !copied && !whole);
+                CHECK_EQ(after.rx_outstanding, RING);
+                CHECK_EQ(machine->arena->bytes_copied - counted, copied ? sizes[i] : 0);
+                CHECK_EQ(nic_check(nic), 0);
+                if (m) {
+                    CHECK_EQ(mb_check(m), 0);
+                    CHECK_EQ(m->m_pkthdr.len, (int)sizes[i]);
+                    CHECK(m->m_pkthdr.rcvif == nic);
+                    CHECK_EQ(m_copydata(m, 0, (int)sizes[i], (caddr_t)out), 0);
+                    CHECK(memcmp(out, f, sizes[i]) == 0);
+                    m_freem(m);
+                }
+            }
+        }
+        while (n > 0) {
+            vm_page_t pg = taken_away[--n];
+
+            CHECK_EQ(jumbo_free(machine->jumbo, jumbo_kva(machine->jumbo, pg), NULL), 0);
+        }
+        tear_down();
+    }
+}
+
 int
 main(void)
 {
     test_lead();
+    test_copy();
     test_split();
     test_coalescing();
     test_low_water();
