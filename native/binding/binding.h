@@ -3,9 +3,9 @@
 #include <harness/version.h>
 
 #include "arena/arena.h"
-#include "arena/guard.h"
+#include "base/guard.h"
 #include <harness/inspect.h>
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "device/capture.h"
 #include "device/device.h"
 #include "device/faults.h"

@@ -5,7 +5,7 @@
 
 const char *harness_version(void);
 
-/* bsd/machine.h, arena/, kva/, mbuf/ */
+/* machine/machine.h, arena/, kva/, mbuf/ */
 
 struct machine_config {
     size_t pages;

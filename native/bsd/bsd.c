@@ -13,7 +13,7 @@
 #include <sys/mbuf.h>
 #include <vm/vm_object.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 
 static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 

@@ -2,7 +2,7 @@
 /* harness/inspect.h for the process's current machine. */
 #include <harness/inspect.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 
 unsigned
 harness_misuse(struct harness_misuse *out, unsigned max)

@@ -3,10 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "arena/guard.h"
-#include "arena/spin.h"
+#include "base/clock.h"
+#include "base/guard.h"
+#include "base/spin.h"
 #include "device/shim.h"
 
 /*
@@ -80,11 +80,9 @@ static void
 keep(struct shim *s, unsigned queue, struct frame *f, bool outbound)
 {
     struct capture *c = capture_of(s);
-    struct timespec ts;
     struct capture_record r = {.queue = (uint16_t)queue, .outbound = outbound};
 
-    clock_gettime(CLOCK_REALTIME, &ts);
-    r.timestamp = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+    r.timestamp = clock_wall();
     for (unsigned i = 0; i < f->n; i++)
         r.len += (uint32_t)f->seg[i].len;
     r.caplen = r.len < c->snaplen ? r.len : c->snaplen;

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena/guard.h"
-#include "device/in_cksum.h"
+#include "base/clock.h"
+#include "base/counter.h"
+#include "base/guard.h"
+#include "base/in_cksum.h"
 #include "device/shim.h"
 
 /* Longest frame with its header, for the copy that a corrupted transmit frame needs. */
@@ -66,12 +68,6 @@ strikes(struct faults_queue *q, const uint32_t *rate, enum fault kind)
     return rate[kind] != 0 && rnd(q, FAULT_RATE_ONE) < rate[kind];
 }
 
-static void
-count_done(uint64_t *count, enum fault kind)
-{
-    __atomic_store_n(&count[kind], count[kind] + 1, __ATOMIC_RELAXED);
-}
-
 /* happens() - for a fault that cannot fail: does it strike? Counted. */
 static bool
 happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum fault kind)
@@ -79,7 +75,7 @@ happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum faul
     bool yes = strikes(q, rate, kind);
 
     if (yes)
-        count_done(count, kind);
+        counter_add(&count[kind], 1);
     return yes;
 }
 
@@ -235,13 +231,13 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
     struct shim_rx *twin = strikes(q, rate, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
 
     if (happens(q, rate, count, FAULT_DELAY))
-        keep_rx(q, r, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
+        keep_rx(q, r, clock_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
     else if (happens(q, rate, count, FAULT_REORDER))
-        keep_rx(q, r, shim_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
+        keep_rx(q, r, clock_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
     else
         shim_rx_give(s, queue, r);
     if (twin) {
-        count_done(count, FAULT_DUPLICATE);
+        counter_add(&count[FAULT_DUPLICATE], 1);
         shim_rx_give(s, queue, twin);
     }
 }
@@ -342,19 +338,19 @@ faults_tx(struct shim *s, unsigned queue, struct shim_tx *c)
         tx_cut(c, (uint32_t)sizeof(struct net_hdr) + 14 +
                       rnd(q, len - (uint32_t)sizeof(struct net_hdr) - 14));
     if (strikes(q, rate, FAULT_CORRUPT) && send_corrupted(f, queue, c)) {
-        count_done(count, FAULT_CORRUPT);
+        counter_add(&count[FAULT_CORRUPT], 1);
         return;
     }
     if (happens(q, rate, count, FAULT_DELAY)) {
-        keep_tx(&q->tx_kept, c, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
+        keep_tx(&q->tx_kept, c, clock_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
         return;
     }
     if (happens(q, rate, count, FAULT_REORDER)) {
-        keep_tx(&q->tx_kept, c, shim_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
+        keep_tx(&q->tx_kept, c, clock_now() + f->config.delay_ns / 8 * rnd(q, REORDER_MAX));
         return;
     }
     if (strikes(q, rate, FAULT_DUPLICATE) && shim_tx_send(s, queue, c, NULL, 0))
-        count_done(count, FAULT_DUPLICATE);
+        counter_add(&count[FAULT_DUPLICATE], 1);
     send_or_done(s, queue, c);
 }
 
@@ -369,7 +365,7 @@ faults_done(struct shim *s, unsigned queue, struct shim_tx *c)
             q->scratch_user[k] = NULL;
     }
     if (happens(q, f->config.tx, q->stats.tx, FAULT_LATE))
-        keep_tx(&q->late, c, shim_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
+        keep_tx(&q->late, c, clock_now() + rnd(q, UINT32_MAX) % (f->config.delay_ns + 1));
     else
         shim_tx_done(s, queue, c);
 }
@@ -388,7 +384,7 @@ faults_tick(struct shim *s, unsigned queue)
         q->stall = rnd(q, f->config.stall_polls + 1);
         return false;
     }
-    uint64_t now = q->rx_kept || q->tx_kept || q->late ? shim_now() : 0;
+    uint64_t now = q->rx_kept || q->tx_kept || q->late ? clock_now() : 0;
 
     while (q->rx_kept && q->rx_kept->due <= now) {
         struct shim_rx *r = q->rx_kept;

@@ -102,8 +102,6 @@ bool shim_tx_send(struct shim *s, unsigned queue, struct shim_tx *c, const struc
 /* shim_tx_done() - give a chain back to the driver */
 void shim_tx_done(struct shim *s, unsigned queue, struct shim_tx *c);
 
-uint64_t shim_now(void);
-
 static inline struct shim *
 shim_of(struct device *d)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "device/tap.h"
+#include "base/counter.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -117,7 +118,7 @@ tap_error(struct tap_queue *q, int err)
     case EAGAIN:
         return 0;
     case EIO:
-        tap_count(&q->stats.link_down, 1);
+        counter_add(&q->stats.link_down, 1);
         return -ENETDOWN;
     case EBADFD: /* the interface was deleted */
         return -ENODEV;
@@ -283,11 +284,11 @@ tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res)
         return used;
     if ((size_t)res == r->room || (size_t)res < sizeof(*h)) {
         /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
-        tap_count(&q->stats.rx_truncated, 1);
+        counter_add(&q->stats.rx_truncated, 1);
         return used;
     }
-    tap_count(&q->stats.rx_frames, 1);
-    tap_count(&q->stats.rx_bytes, left - sizeof(*h));
+    counter_add(&q->stats.rx_frames, 1);
+    counter_add(&q->stats.rx_bytes, left - sizeof(*h));
     if (q->header_bytes) {
         size_t part = left < q->header_bytes ? left : q->header_bytes;
 
@@ -322,14 +323,14 @@ tap_poll(struct device *d, unsigned queue, unsigned budget)
         struct tap_read r;
 
         if (!tap_read_room(q, q->page.first, q->header.first, seg, &r)) {
-            tap_count(&q->stats.rx_no_buffer, 1);
+            counter_add(&q->stats.rx_no_buffer, 1);
             break;
         }
         ssize_t got = r.nseg == 1
                           ? read(q->fd, seg[0].addr, seg[0].len)
                           : readv(q->fd, (const struct iovec *)(const void *)seg, (int)r.nseg);
 
-        tap_count(&q->stats.syscalls, 1);
+        counter_add(&q->stats.syscalls, 1);
         if (got < 0) {
             if (errno == EINTR)
                 continue;
@@ -357,7 +358,7 @@ tap_write(struct tap_queue *q, const struct vq_seg *seg, unsigned n)
     do {
         done = n == 1 ? write(q->fd, seg->addr, seg->len)
                       : writev(q->fd, (const struct iovec *)(const void *)seg, (int)n);
-        tap_count(&q->stats.syscalls, 1);
+        counter_add(&q->stats.syscalls, 1);
     } while (done < 0 && errno == EINTR);
     return done < 0 ? -errno : done;
 }
@@ -366,13 +367,13 @@ void
 tap_sent(struct tap_queue *q, int64_t res, struct tap_sent *sum)
 {
     if (res == -EFAULT) {
-        tap_count(&q->stats.tx_fault, 1);
+        counter_add(&q->stats.tx_fault, 1);
         sum->fault = true;
     } else if (res < 0) {
-        tap_count(&q->stats.tx_refused, 1);
+        counter_add(&q->stats.tx_refused, 1);
     } else {
-        tap_count(&q->stats.tx_frames, 1);
-        tap_count(&q->stats.tx_bytes, (uint64_t)res - sizeof(struct net_hdr));
+        counter_add(&q->stats.tx_frames, 1);
+        counter_add(&q->stats.tx_bytes, (uint64_t)res - sizeof(struct net_hdr));
         sum->frames++;
     }
 }

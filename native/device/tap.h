@@ -144,11 +144,4 @@ tap_kicked(const struct tap_sent *sum)
 /* tap_error() - a mood of the TAP as the device interface names it; counted; 0 for EAGAIN, or negative. */
 int tap_error(struct tap_queue *q, int err);
 
-/* tap_count() - written by the queue's thread, read by any */
-static inline void
-tap_count(uint64_t *counter, uint64_t n)
-{
-    __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
-}
-
 #endif

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/counter.h"
 #include "device/tap.h"
 #include "ring/uring.h"
 
@@ -104,7 +105,7 @@ submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int op
         uint32_t at;
         uint32_t n = uring_peek(&b->ring, &at);
 
-        tap_count(&q->stats.syscalls, 1);
+        counter_add(&q->stats.syscalls, 1);
         for (uint32_t i = 0; i < n; i++) {
             const struct io_uring_cqe *c = uring_cqe(&b->ring, at + i);
 
@@ -217,7 +218,7 @@ tap_uring_poll(struct device *d, unsigned queue, unsigned budget)
         want = want < budget - moved ? want : budget - moved;
         want = want < most ? want : most;
         if (offer(q, b, want) == 0) {
-            tap_count(&q->stats.rx_no_buffer, 1);
+            counter_add(&q->stats.rx_no_buffer, 1);
             break;
         }
         unsigned done = submit(t, q, b, IORING_OP_READ, IORING_OP_READV);

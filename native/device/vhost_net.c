@@ -20,7 +20,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "arena/guard.h"
+#include "base/counter.h"
+#include "base/guard.h"
 #include "device/tap.h"
 
 #define FEATURE(bit) (UINT64_C(1) << (bit))
@@ -326,7 +327,7 @@ notify(struct vhost_net *n, unsigned queue, unsigned index)
     if (!vring_should_kick(r, now, old))
         return;
     if (eventfd_write(v->kick[index], 1) == 0)
-        tap_count(&n->tap.q[queue].stats.syscalls, 1);
+        counter_add(&n->tap.q[queue].stats.syscalls, 1);
 }
 
 /* read_all() - one byte of each page of a segment */
@@ -393,7 +394,7 @@ unstick(struct vhost_net *n, unsigned queue)
     /* The first can be read: then it only takes its time, and those behind it are not looked at. */
     for (uint16_t at = v->done; at != end; at++) {
         if (give_up(r, r->avail->ring[at & (r->num - 1)])) {
-            tap_count(&n->tap.q[queue].stats.tx_fault, 1);
+            counter_add(&n->tap.q[queue].stats.tx_fault, 1);
             v->fault = true;
         } else if (at == v->done) {
             break;
@@ -414,7 +415,7 @@ watch_tx(struct vhost_net *n, unsigned queue)
         return;
     v->done = done;
     v->looking = timerfd_settime(v->look, 0, &soon, NULL) == 0;
-    tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    counter_add(&n->tap.q[queue].stats.syscalls, 1);
 }
 
 /*
@@ -442,9 +443,9 @@ read_news(struct vhost_net *n, unsigned queue, bool forget)
         else if (e[i].data.u32 == NEWS_LOOK)
             look = eventfd_read(v->look, &value) == 0; /* its counter is of the same form */
         else if (forget && eventfd_read(v->call[RX], &value) == 0)
-            tap_count(&n->tap.q[queue].stats.syscalls, 1);
+            counter_add(&n->tap.q[queue].stats.syscalls, 1);
     }
-    tap_count(&n->tap.q[queue].stats.syscalls, 1);
+    counter_add(&n->tap.q[queue].stats.syscalls, 1);
     if (look) {
         v->looking = false;
         unstick(n, queue);

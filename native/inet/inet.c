@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "inet/inet_var.h"
 
 #define SNDBUF_DEFAULT (8u << 20)
@@ -14,19 +14,10 @@
 #define BUF_MAX (512u << 20) /* half of what RFC 7323 allows a window to be */
 
 static uint64_t
-clock_ns(clockid_t clock)
-{
-    struct timespec ts;
-
-    clock_gettime(clock, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
-static uint64_t
 clock_monotonic(void *arg)
 {
     (void)arg;
-    return clock_ns(CLOCK_MONOTONIC);
+    return clock_now();
 }
 
 uint64_t
@@ -231,7 +222,7 @@ inet_unclaimed(struct inet *in, struct mbuf *m)
         return;
     }
     if (!m->m_pkthdr.rcv_tstmp)
-        m->m_pkthdr.rcv_tstmp = clock_ns(CLOCK_REALTIME);
+        m->m_pkthdr.rcv_tstmp = clock_wall();
     m->m_nextpkt = NULL;
     *in->unclaimed_tail = m;
     in->unclaimed_tail = &m->m_nextpkt;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
-#include "device/in_cksum.h"
+#include "base/in_cksum.h"
 #include "inet/inet.h"
 #include "inet/wire.h"
 

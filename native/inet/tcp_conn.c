@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena/guard.h"
+#include "base/guard.h"
 #include "inet/tcp_var.h"
 
 #define PORT_FIRST 49152u /* RFC 6335: the dynamic ports */

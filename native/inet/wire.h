@@ -1,37 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Bytes on the wire: network-order fields at any alignment, and where they are in each header. */
+/* Bytes on the wire: where the fields are in each header. */
 #ifndef NIC_HARNESS_INET_WIRE_H
 #define NIC_HARNESS_INET_WIRE_H
 
 #include <stdint.h>
 
-static inline uint16_t
-get16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static inline uint32_t
-get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static inline void
-put16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static inline void
-put32(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 24);
-    p[1] = (uint8_t)(v >> 16);
-    p[2] = (uint8_t)(v >> 8);
-    p[3] = (uint8_t)v;
-}
+#include "base/byteorder.h"
 
 /* Ethernet II */
 #define ETH_DST 0

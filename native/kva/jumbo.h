@@ -6,7 +6,7 @@
 #include <sys/jumbo.h>
 
 #include "arena/arena.h"
-#include "arena/depot.h"
+#include "base/depot.h"
 
 struct jumbo {
     struct depot depot; /* free pages, each bound to a KVA slot */

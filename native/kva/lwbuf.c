@@ -7,7 +7,7 @@
 
 #include <sys/sf_buf.h>
 
-#include "arena/perthread.h"
+#include "base/perthread.h"
 #include "kva/sf_map.h"
 
 #ifndef MADV_POPULATE_READ

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "arena/spin.h"
+#include "base/spin.h"
 #include "kva/quick.h"
 
 #define WINDOW_PAGES ((size_t)MAXPHYS >> PAGE_SHIFT)

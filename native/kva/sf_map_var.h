@@ -3,7 +3,7 @@
 #ifndef NIC_HARNESS_KVA_SF_MAP_VAR_H
 #define NIC_HARNESS_KVA_SF_MAP_VAR_H
 
-#include "arena/spin.h"
+#include "base/spin.h"
 #include "kva/sf_map.h"
 
 enum extent_state {

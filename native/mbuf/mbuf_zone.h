@@ -6,7 +6,7 @@
 #include <sys/mbuf.h>
 
 #include "arena/arena.h"
-#include "arena/depot.h"
+#include "base/depot.h"
 #include "kva/jumbo.h"
 
 struct mbuf_zone {

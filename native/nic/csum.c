@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "arena/guard.h"
+#include "base/guard.h"
 
 struct walk {
     const struct mbuf *m;

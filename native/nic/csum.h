@@ -6,7 +6,7 @@
 #include <sys/mbuf.h>
 
 #include "arena/arena.h"
-#include "device/in_cksum.h"
+#include "base/in_cksum.h"
 
 /* csum_chain() - sum of @len bytes from offset @off of a chain; 0, or -EFAULT when a file page is gone. */
 int csum_chain(const struct mbuf *m, uint32_t off, uint32_t len, uint64_t *sum);

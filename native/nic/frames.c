@@ -1,20 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "nic/frames.h"
 
-#include <time.h>
-
 #include "arena/arena.h"
+#include "base/clock.h"
 
 #define BURST 64u
-
-static uint64_t
-now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 unsigned
 frame_segs(const struct mbuf *m, struct frame_seg *out, unsigned max)
@@ -62,7 +52,7 @@ nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max)
 {
     struct mbuf *m[BURST];
     int got = nic_rx_burst(n, queue, m, max < BURST ? max : BURST);
-    uint64_t now = got > 0 ? now_ns() : 0;
+    uint64_t now = got > 0 ? clock_wall() : 0;
 
     /* Somebody who only receives gets back what he sent before, too. */
     nic_tx_reap(n, queue);

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "base/byteorder.h"
 #include "device/device.h"
 #include "mbuf/mbuf_zone.h"
 #include "nic/csum.h"
@@ -15,19 +16,6 @@
 
 #define TCP_FIN_PSH 0x09 /* of the last frame only */
 #define TCP_CWR 0x80     /* RFC 3168, 6.1.2: of the first only */
-
-static void
-put16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static uint32_t
-get16(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 8 | p[1];
-}
 
 /* What all the frames of a super-frame have in common. */
 struct cut {
@@ -69,8 +57,8 @@ fix_network(const struct cut *c, uint8_t *f, uint32_t i, uint32_t part)
     uint64_t sum;
 
     if (c->h.version == 4) {
-        put16(ip + 2, c->h.transport - c->h.network + transport_len);
-        put16(ip + 4, get16(ip + 4) + i);
+        put16(ip + 2, (uint16_t)(c->h.transport - c->h.network + transport_len));
+        put16(ip + 4, (uint16_t)(get16(ip + 4) + i));
         put16(ip + 10, 0);
         uint16_t check =
             (uint16_t)~csum_fold(csum_add(0, ip, c->h.transport - c->h.network, false));
@@ -78,10 +66,10 @@ fix_network(const struct cut *c, uint8_t *f, uint32_t i, uint32_t part)
         memcpy(ip + 10, &check, sizeof(check));
         sum = csum_add(0, ip + 12, 8, false);
     } else {
-        put16(ip + 4, c->h.transport - c->h.network - 40 + transport_len);
+        put16(ip + 4, (uint16_t)(c->h.transport - c->h.network - 40 + transport_len));
         sum = csum_add(0, ip + 8, 32, false);
     }
-    put16(tail + 2, transport_len);
+    put16(tail + 2, (uint16_t)transport_len);
     return csum_fold(csum_add(sum, tail, sizeof(tail), false));
 }
 
@@ -93,18 +81,17 @@ fix_transport(const struct cut *c, uint8_t *f, uint32_t off, uint32_t part, uint
     uint32_t field = 6;
 
     if (c->h.protocol == IPPROTO_TCP) {
-        uint32_t seq = get16(t + 4) << 16 | get16(t + 6);
+        uint32_t seq = get32(t + 4);
 
         seq += off;
-        put16(t + 4, seq >> 16);
-        put16(t + 6, seq);
+        put32(t + 4, seq);
         if (off + part < c->payload)
             t[13] &= (uint8_t)~TCP_FIN_PSH;
         if (off > 0)
             t[13] &= (uint8_t)~TCP_CWR;
         field = 16;
     } else {
-        put16(t + 4, 8 + part);
+        put16(t + 4, (uint16_t)(8 + part));
     }
     memcpy(t + field, &pseudo, sizeof(pseudo));
     return field;

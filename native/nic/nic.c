@@ -9,21 +9,14 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "arena/guard.h"
+#include "base/counter.h"
+#include "base/guard.h"
 #include "nic/csum.h"
 #include "nic/gso.h"
 #include "nic/headers.h"
 
 #define ETHER_HDR_LEN 14u
 #define ETHER_VLAN_LEN 4u
-
-/*
- * Counters are written by the queue's thread and read by any: relaxed accesses, and no
- * read-modify-write, which is all that one writer needs.
- */
-#define COUNT(counter, n)                                                                          \
-    __atomic_store_n(&(counter), __atomic_load_n(&(counter), __ATOMIC_RELAXED) + (uint64_t)(n),    \
-                     __ATOMIC_RELAXED)
 
 struct nic_queue {
     struct vring rx_ring, tx_ring;
@@ -79,7 +72,7 @@ post(struct nic *n, struct nic_queue *q, void *buf)
     else
         seg.len = sizeof(struct net_hdr) + n->config.header_split;
     vq_driver_add(&q->rx, &seg, 0, 1, buf);
-    COUNT(q->stats.rx_posted, 1);
+    counter_add(&q->stats.rx_posted, 1);
 }
 
 /*
@@ -169,8 +162,8 @@ harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
         if (is_page(n, f->buf[i]))
             vm_page_event(f->buf[i], VPE_RECEIVE);
     }
-    COUNT(q->stats.rx_returned, f->n);
-    COUNT(q->stats.rx_received, 1);
+    counter_add(&q->stats.rx_returned, f->n);
+    counter_add(&q->stats.rx_received, 1);
     return true;
 }
 
@@ -183,7 +176,7 @@ recycle(struct nic *n, struct nic_queue *q, struct rx_frame *f)
             vm_page_event(f->buf[i], VPE_RECYCLE);
         post(n, q, f->buf[i]);
     }
-    COUNT(q->stats.rx_recycled, f->n);
+    counter_add(&q->stats.rx_recycled, f->n);
 }
 
 /* hdr_to_pkthdr() - what the device says of sums and segments, in the packet header */
@@ -238,9 +231,9 @@ count_split(struct nic_queue *q, const struct mbuf *m)
         return; /* all of it lies in one buffer: nothing was split */
     headers_parse(m->m_data, (uint32_t)m->m_len, &h);
     if (h.payload == (uint32_t)m->m_len)
-        COUNT(q->stats.rx_split_hit, 1);
+        counter_add(&q->stats.rx_split_hit, 1);
     else
-        COUNT(q->stats.rx_split_miss, 1);
+        counter_add(&q->stats.rx_split_miss, 1);
 }
 
 /*
@@ -315,7 +308,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
     for (unsigned i = 0; i < f->n; i++)
         len += f->len[i];
     if (len < sizeof(struct net_hdr) + ETHER_HDR_LEN || f->len[0] < sizeof(struct net_hdr)) {
-        COUNT(q->stats.rx_drop_short, 1);
+        counter_add(&q->stats.rx_drop_short, 1);
         recycle(n, q, f);
         return NULL;
     }
@@ -328,7 +321,7 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
         else
             carrier[carriers] = carriers ? mb_get(n->mbufs) : mb_gethdr(n->mbufs);
         if (carrier[carriers] == NULL) {
-            COUNT(q->stats.rx_drop_no_mbuf, 1);
+            counter_add(&q->stats.rx_drop_no_mbuf, 1);
             goto back;
         }
     }
@@ -342,13 +335,13 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
             if (top) {
                 len -= sizeof(h);
                 set_pkthdr(n, queue, top, &h, len);
-                COUNT(q->stats.rx_copied, 1);
-                COUNT(q->stats.rx_delivered, 1);
-                COUNT(q->stats.rx_bytes, len);
+                counter_add(&q->stats.rx_copied, 1);
+                counter_add(&q->stats.rx_delivered, 1);
+                counter_add(&q->stats.rx_bytes, len);
             } else if (page) {
-                COUNT(q->stats.rx_drop_no_page, 1);
+                counter_add(&q->stats.rx_drop_no_page, 1);
             } else {
-                COUNT(q->stats.rx_drop_no_mbuf, 1);
+                counter_add(&q->stats.rx_drop_no_mbuf, 1);
             }
             goto back;
         }
@@ -375,11 +368,11 @@ deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
 
     post_run(n, q, successor, first);
     post_run(n, q, successor + first, f->n - first);
-    COUNT(q->stats.rx_delivered, 1);
-    COUNT(q->stats.rx_pages_delivered, f->n - headers);
-    COUNT(q->stats.rx_bytes, len);
+    counter_add(&q->stats.rx_delivered, 1);
+    counter_add(&q->stats.rx_pages_delivered, f->n - headers);
+    counter_add(&q->stats.rx_bytes, len);
     if (n->config.header_split) {
-        COUNT(q->stats.rx_headers_delivered, headers);
+        counter_add(&q->stats.rx_headers_delivered, headers);
         count_split(q, top);
     }
     return top;
@@ -508,7 +501,7 @@ reap(struct nic_queue *q)
 
     while ((m = vq_driver_get(&q->tx, &len)) != NULL) {
         m_freem(m);
-        COUNT(q->stats.tx_completed, 1);
+        counter_add(&q->stats.tx_completed, 1);
     }
 }
 
@@ -638,7 +631,7 @@ linearize(struct nic *n, struct nic_queue *q, struct mbuf *m)
         left -= part;
         if (left == 0) {
             top->m_pkthdr = m->m_pkthdr;
-            COUNT(q->stats.tx_linearized, 1);
+            counter_add(&q->stats.tx_linearized, 1);
             return top;
         }
         c->m_next = mb_get(n->mbufs);
@@ -657,7 +650,7 @@ reserve(struct nic_queue *q, unsigned nseg)
         reap(q);
     if (nseg <= q->tx.num_free)
         return 0;
-    COUNT(q->stats.tx_busy, 1);
+    counter_add(&q->stats.tx_busy, 1);
     return -ENOBUFS;
 }
 
@@ -668,9 +661,9 @@ finish_sum(struct nic_queue *q, struct mbuf *m)
     int err = csum_finish(m);
 
     if (err)
-        COUNT(q->stats.tx_fault, 1);
+        counter_add(&q->stats.tx_fault, 1);
     else
-        COUNT(q->stats.tx_csum_soft, 1);
+        counter_add(&q->stats.tx_csum_soft, 1);
     return err;
 }
 
@@ -718,8 +711,8 @@ tx_packet(struct nic *n, struct nic_queue *q, struct mbuf *m, int gso)
         seg[0] = (struct vq_seg){lead, sizeof(h)};
     }
     memcpy(lead, &h, sizeof(h)); /* of any alignment */
-    COUNT(q->stats.tx_queued, 1);
-    COUNT(q->stats.tx_bytes, p->len);
+    counter_add(&q->stats.tx_queued, 1);
+    counter_add(&q->stats.tx_bytes, p->len);
     vq_driver_add(&q->tx, seg, nseg, 0, copy ? copy : m);
     if (copy)
         m_freem(m);
@@ -765,7 +758,7 @@ tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
         f->m_nextpkt = NULL;
         tx_packet(n, q, f, NET_HDR_GSO_NONE);
     }
-    COUNT(q->stats.tx_gso_soft, 1);
+    counter_add(&q->stats.tx_gso_soft, 1);
     m_freem(m);
     return 0;
 }
@@ -780,7 +773,7 @@ nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
     int gso = check_tx(n, m, &need);
 
     if (gso < 0) {
-        COUNT(q->stats.tx_drop_size, gso == -EMSGSIZE);
+        counter_add(&q->stats.tx_drop_size, gso == -EMSGSIZE);
         return gso;
     }
     if (q->tx.error)
@@ -854,7 +847,7 @@ drain(struct nic *n, struct nic_queue *q)
     reap(q);
     while ((m = vq_driver_reclaim(&q->tx)) != NULL) {
         m_freem(m);
-        COUNT(q->stats.tx_stopped, 1);
+        counter_add(&q->stats.tx_stopped, 1);
     }
     while ((buf = vq_driver_reclaim(&q->rx)) != NULL)
         buf_retire(n, buf);

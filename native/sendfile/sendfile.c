@@ -6,23 +6,14 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 
+#include "base/clock.h"
 /* What is handed over at a time: few mbufs for many frames, and still a fine enough grain to free. */
 #define CHUNK_BYTES ((int64_t)256 * 1024)
 #define COPY_PAGES 64u
 
 /* Past the page cache a chunk is a window; a wait for the disk is also one for the NIC, in turns of this. */
 #define DIRECT_TURN_NS 1000000
-
-static int64_t
-now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 static int64_t
 min64(int64_t a, int64_t b)
@@ -343,7 +334,7 @@ acknowledged(const struct sendfile *s)
 int
 sendfile_run(struct sendfile *s, int64_t budget_ns)
 {
-    int64_t deadline = now_ns() + budget_ns;
+    int64_t deadline = (int64_t)clock_now() + budget_ns;
 
     if (s->error)
         return s->error;
@@ -373,7 +364,7 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
         }
         if (s->fed && (!(s->flags & SF_SYNC) || acknowledged(s)))
             return 1;
-        int64_t now = now_ns();
+        int64_t now = (int64_t)clock_now();
 
         if (now >= deadline)
             return 0;

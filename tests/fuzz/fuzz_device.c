@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* A hostile driver against the device half: whatever lies in the ring, nothing beyond the arena is handed out. */
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "fuzz.h"
 #include "ring/virtqueue.h"
 

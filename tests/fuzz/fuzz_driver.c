@@ -3,7 +3,7 @@
  * A hostile device against the driver: whatever it writes to the rings and into the buffers that it was
  * given, each packet is sound, and after detach no page and no mbuf is missing.
  */
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "device/device.h"
 #include "fuzz.h"
 #include "nic/nic.h"

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "sendfile/sendfile.h"
 #include "tapnet.h"

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "device/capture.h"
 #include "device/faults.h"

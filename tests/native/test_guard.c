@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "arena/guard.h"
+#include "base/guard.h"
 #include "check.h"
 
 static char *gone;    /* a page of a file that is no longer that long */

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "inet/inet.h"
 #include "wire.h"

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "device/device.h"
 #include "inet/inet.h"

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <harness/inspect.h>
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 
 #define SITE __builtin_return_address(0)

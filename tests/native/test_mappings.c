@@ -7,7 +7,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 
 #define SITE __builtin_return_address(0)

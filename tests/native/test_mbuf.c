@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 
 static struct machine *machine;

@@ -7,7 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "nic/nic.h"
 

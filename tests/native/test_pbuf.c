@@ -11,7 +11,7 @@
 
 #include <sys/buf.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 
 #define SITE __builtin_return_address(0)

@@ -9,8 +9,8 @@
 
 #include <cpu/lwbuf.h>
 
-#include "arena/perthread.h"
-#include "bsd/machine.h"
+#include "base/perthread.h"
+#include "machine/machine.h"
 #include "check.h"
 
 #define SITE __builtin_return_address(0)

@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <string.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "ring/virtqueue.h"
 

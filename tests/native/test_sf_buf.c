@@ -12,7 +12,7 @@
 #include <sys/sf_buf.h>
 #include <vm/pmap.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 
 #define SITE __builtin_return_address(0)

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "device/faults.h"
 #include "nic/nic.h"

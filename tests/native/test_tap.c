@@ -39,7 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "check.h"
 #include "device/device.h"
 #include "nic/nic.h"

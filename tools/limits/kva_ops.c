@@ -21,7 +21,7 @@
 #include <cpu/lwbuf.h>
 #include <vm/pmap.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */

@@ -35,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bsd/machine.h"
+#include "machine/machine.h"
 #include "device/device.h"
 #include "device/steering.h"
 #include "nic/nic.h"

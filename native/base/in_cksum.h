@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The Internet checksum (RFC 1071), a piece at a time. */
-#ifndef NIC_HARNESS_DEVICE_IN_CKSUM_H
-#define NIC_HARNESS_DEVICE_IN_CKSUM_H
+#ifndef NIC_HARNESS_BASE_IN_CKSUM_H
+#define NIC_HARNESS_BASE_IN_CKSUM_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "bsd/machine.h"
+#include "machine/machine.h"
 
 #include <stdlib.h>
 

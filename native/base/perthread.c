@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "arena/perthread.h"
+#include "base/perthread.h"
 
 #include <pthread.h>
 #include <stdlib.h>

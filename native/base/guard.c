@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "arena/guard.h"
+#include "base/guard.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "device/in_cksum.h"
+#include "base/in_cksum.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "arena/depot.h"
+#include "base/depot.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "arena/perthread.h"
-#include "arena/spin.h"
+#include "base/perthread.h"
+#include "base/spin.h"
 
 #define MAGAZINE_SIZE 128
 
