@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from harness._live import open_resources
+from nic_harness.base.live import open_resources
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

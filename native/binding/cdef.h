@@ -115,7 +115,7 @@ void sf_map_get_stats(struct sf_map *s, struct sf_map_stats *out);
 void m_freem(struct mbuf *m);
 struct mbuf *mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len);
 
-/* vm/, kva/, mbuf/: what harness.jumbo, sf_buf, lwbuf, pmap and mbuf are made of */
+/* vm/, kva/, mbuf/: what nic_harness.jumbo, sf_buf, lwbuf, pmap and mbuf are made of */
 
 typedef struct vm_page *vm_page_t;
 

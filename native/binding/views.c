@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * harness._views: the memoryviews of a burst of frames, made in one call, which cffi cannot: it makes a cdata, a
+ * nic_harness._views: the memoryviews of a burst of frames, made in one call, which cffi cannot: it makes a cdata, a
  * buffer and a memoryview, or a slice of one, for each.
  */
 #include <Python.h>
@@ -40,7 +40,7 @@ pages_dealloc(PyObject *self)
 static PyBufferProcs pages_as_buffer = {.bf_getbuffer = pages_getbuffer};
 
 static PyTypeObject pages_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "harness._views.Pages",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "nic_harness._views.Pages",
     .tp_basicsize = sizeof(struct pages),
     .tp_dealloc = pages_dealloc,
     .tp_as_buffer = &pages_as_buffer,
@@ -99,7 +99,7 @@ static PyMethodDef functions[] = {
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "harness._views",
+    .m_name = "nic_harness._views",
     .m_size = -1,
     .m_methods = functions,
 };

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
-
-from harness._native import ffi
+from nic_harness._native import ffi
 
 T = TypeVar("T")
 

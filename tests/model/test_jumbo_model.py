@@ -8,10 +8,14 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from model_support import Worker, peek, poke, run
-
-from harness import Arena
-from harness.errors import DoubleFreeError, ForeignAddressError, FreeAfterStealError, ResourceError
-from harness.jumbo import (
+from nic_harness import Arena
+from nic_harness.errors import (
+    DoubleFreeError,
+    ForeignAddressError,
+    FreeAfterStealError,
+    ResourceError,
+)
+from nic_harness.jumbo import (
     JumboPage,
     StolenPage,
     jumbo_pg_alloc,
@@ -20,8 +24,8 @@ from harness.jumbo import (
     jumbo_phys_to_kva,
     vm_page_free,
 )
-from harness.sf_buf import sf_buf_alloc
-from harness.vm_page import PAGE_SIZE, vm_page_hold, vm_page_to_phys, vm_page_unhold
+from nic_harness.sf_buf import sf_buf_alloc
+from nic_harness.vm_page import PAGE_SIZE, vm_page_hold, vm_page_to_phys, vm_page_unhold
 
 INITIAL, LIMIT = 8, 20
 

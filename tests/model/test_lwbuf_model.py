@@ -9,11 +9,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from model_support import Worker, peek, poke, run
-
-from harness import Arena
-from harness.errors import DoubleFreeError, QuickBlockingError, QuickForeignError, QuickNestedError
-from harness.jumbo import JumboPage, jumbo_pg_alloc, jumbo_pg_free
-from harness.lwbuf import (
+from nic_harness import Arena
+from nic_harness.errors import (
+    DoubleFreeError,
+    QuickBlockingError,
+    QuickForeignError,
+    QuickNestedError,
+)
+from nic_harness.jumbo import JumboPage, jumbo_pg_alloc, jumbo_pg_free
+from nic_harness.lwbuf import (
     Lwbuf,
     lwbuf_alloc,
     lwbuf_count,
@@ -22,9 +26,9 @@ from harness.lwbuf import (
     lwbuf_reserve,
     lwbuf_set_global,
 )
-from harness.pmap import QuickMapping, pmap_quick_enter_page, pmap_quick_remove_page
-from harness.sf_buf import SFB_NOWAIT, VmObject, sf_buf_alloc
-from harness.vm_page import PAGE_SIZE
+from nic_harness.pmap import QuickMapping, pmap_quick_enter_page, pmap_quick_remove_page
+from nic_harness.sf_buf import SFB_NOWAIT, VmObject, sf_buf_alloc
+from nic_harness.vm_page import PAGE_SIZE
 
 THREADS, PAGES = 3, 4
 THREAD = st.integers(0, THREADS - 1)

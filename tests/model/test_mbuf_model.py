@@ -8,12 +8,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from model_support import Worker, run
-
-from harness import Arena
-from harness.errors import ArgumentError, DoubleFreeError
-from harness.flip import UserArea, recv_flip
-from harness.jumbo import jumbo_pg_alloc
-from harness.mbuf import (
+from nic_harness import Arena
+from nic_harness.errors import ArgumentError, DoubleFreeError
+from nic_harness.flip import UserArea, recv_flip
+from nic_harness.jumbo import jumbo_pg_alloc
+from nic_harness.mbuf import (
     M_COPYALL,
     M_RDONLY,
     MHLEN,
@@ -39,7 +38,7 @@ from harness.mbuf import (
     m_writable,
     mtod,
 )
-from harness.vm_page import PAGE_SIZE
+from nic_harness.vm_page import PAGE_SIZE
 
 AREA = 4  # pages to receive into
 INSIDE = None  # a byte inside an mbuf, not in external storage

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import nic_harness
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_support import Worker, peek, poke, run
-
-import harness
-from harness import Arena
-from harness.errors import DoubleFreeError
-from harness.pbuf import MAXPHYS, Buf, Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
+from nic_harness import Arena
+from nic_harness.errors import DoubleFreeError
+from nic_harness.pbuf import MAXPHYS, Buf, Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
 
 POOL = 16  # the least there is
 
@@ -49,7 +48,7 @@ class Pbufs(RuleBasedStateMachine):
         assert not any((b.b_error, b.b_resid, b.b_flags, b.b_rcred, b.b_wcred, b.b_caller1))
         assert (b.b_data, b.b_bufsize) == (b.b_kvabase, MAXPHYS)
         b.b_error, b.b_resid, b.b_flags = 5, 5, 5
-        b.b_rcred = harness._native.lib.crget()
+        b.b_rcred = nic_harness._native.lib.crget()
         self.marks += 1
         poke(bp.kva + MAXPHYS - 8, self.marks.to_bytes(8, "little"))
         self.out.append((counter, bp))
@@ -104,12 +103,12 @@ class Pbufs(RuleBasedStateMachine):
         self.took(counter, self.worker.result())
 
     def waits(self) -> int:
-        p = harness.stats().pbuf
+        p = nic_harness.stats().pbuf
         return p.counter_waits + p.pool_waits
 
     @invariant()
     def conserved(self) -> None:
-        p = harness.stats().pbuf
+        p = nic_harness.stats().pbuf
         assert p.free + p.outstanding == p.total == POOL
         assert p.outstanding == len(self.out)
         for i, counter in enumerate(getattr(self, "counters_", [])):
@@ -127,7 +126,7 @@ class Pbufs(RuleBasedStateMachine):
         for _, bp in self.out:
             relpbuf(bp)
         self.worker.close()
-        assert harness.stats().pbuf.outstanding == 0
+        assert nic_harness.stats().pbuf.outstanding == 0
         self.arena.close()
 
 

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from model_support import Worker, run
-
-from harness import Arena
-from harness._native import ffi, lib
-from harness.errors import RefCountError, ResourceError
-from harness.sf_buf import (
+from nic_harness import Arena
+from nic_harness._native import ffi, lib
+from nic_harness.errors import RefCountError, ResourceError
+from nic_harness.sf_buf import (
     SFB_CPUPRIVATE,
     SFB_NOWAIT,
     FilePage,
@@ -22,7 +21,7 @@ from harness.sf_buf import (
     sf_buf_free,
     sf_buf_ref,
 )
-from harness.vm_page import PAGE_SIZE
+from nic_harness.vm_page import PAGE_SIZE
 
 NSFBUFS = 3  # and as many extents
 EXTENT = 512  # pages

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-
-from harness import Arena, Nic, Strategy, Tap
-from harness.errors import HarnessError
+from nic_harness import Arena, Nic, Strategy, Tap
+from nic_harness.errors import HarnessError
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nic_harness import Stack
+from nic_harness.host.stack import Connection, Listener
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-
-from harness import Stack
-from harness.stack import Connection, Listener
 
 PORT = 5201
 COOKIE = 37

@@ -8,10 +8,9 @@ import subprocess
 import time
 
 import pytest
+from nic_harness import Arena, Capture, CaptureStats, Faults, Nic, Tap
+from nic_harness.errors import ArgumentError, BusyError, FileError, UnsupportedError
 from scapy.utils import RawPcapNgReader
-
-from harness import Arena, Capture, CaptureStats, Faults, Nic, Tap
-from harness.errors import ArgumentError, BusyError, FileError, UnsupportedError
 
 pytestmark = pytest.mark.each_device
 

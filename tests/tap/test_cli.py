@@ -14,15 +14,14 @@ import sys
 import time
 
 import pytest
+from nic_harness.cli import main
+from nic_harness.transfer.ours import STRATEGIES
+from nic_harness.transfer.peer import Receiver
+from nic_harness.wire.netns import Namespace
+from nic_harness.wire.tap import Tap
 from scapy.utils import RawPcapNgReader
 
-from harness.cli import main
-from harness.netns import Namespace
-from harness.tap import Tap
-from harness.trial.ours import STRATEGIES
-from harness.trial.peer import Receiver
-
-HARNESS = [sys.executable, "-m", "harness.cli"]
+HARNESS = [sys.executable, "-m", "nic_harness"]
 TUNSETPERSIST = 0x400454CB
 
 #: A peer that accepts and then does as told; the port follows.
@@ -311,7 +310,7 @@ except ConnectionResetError:
     ],
 )
 def test_nobody_listens(small, monkeypatch, command, state):
-    monkeypatch.setattr("harness.cli.wire._LISTEN_PATIENCE", 0.2)
+    monkeypatch.setattr("nic_harness.cli.wire._LISTEN_PATIENCE", 0.2)
     fails(
         1,
         f": nothing listens at 198.18.0.1:5001; {state}; have it listen there",

@@ -14,12 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-
-from harness import Arena, Frame, Nic, Offloads, Stack, Strategy, Tap, TcpState
-from harness._waiter import Waiter
-from harness.errors import (
+from nic_harness import Arena, Frame, Nic, Offloads, Stack, Strategy, Tap, TcpState
+from nic_harness.base.waiter import Waiter
+from nic_harness.errors import (
     ArgumentError,
     BusyError,
     ClosedError,
@@ -34,6 +31,8 @@ from harness.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 OURS, KERNELS = "198.18.0.2", "198.18.0.1"
 SIZES = [0, 1, 4096, 4097, (1 << 20) - 1, (2 << 20) + 1]
@@ -700,7 +699,7 @@ def test_interrupted_while_it_sends(interrupt, file_of, number):
     """Ctrl-C is a KeyboardInterrupt at once, also while the peer takes nothing; nothing stays."""
     path = file_of(bytes(1 << 20) * 40)
     program = f"""
-from harness import Nic, Stack, Tap
+from nic_harness import Nic, Stack, Tap
 with Tap() as tap, Nic(tap) as nic, Stack(nic) as stack, tap.namespace.socket() as listener:
     listener.bind(("", 5001))
     listener.listen()
@@ -903,7 +902,7 @@ def test_an_exception_while_they_are_taken_keeps_the_others(host, frame_of, monk
                 raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("harness.stack.Frame", Failing)
+        patch.setattr("nic_harness.host.stack.Frame", Failing)
         with pytest.raises(MemoryError):
             h.stack.recv_unclaimed(timeout=0)
     first = h.stack.recv_unclaimed(1, timeout=0)

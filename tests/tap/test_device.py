@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from harness import Nic, Tap
-from harness.errors import UnsupportedError
+from nic_harness import Nic, Tap
+from nic_harness.errors import UnsupportedError
 
 IO_URING_SETUP = 425  # in every architecture's table
 
 #: Run in a process of its own, whose filter of system calls stays with it.
 FORBIDDEN = """
 import ctypes, json, struct, sys
-from harness import HarnessError, Nic, Tap
+from nic_harness import HarnessError, Nic, Tap
 
 RETURN_ERRNO, ALLOW = 0x00050000, 0x7FFF0000
 call, error = map(int, sys.argv[1:])

@@ -6,8 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from harness import Tap
-from harness.doctor import State, diagnose
+from nic_harness import Tap
+from nic_harness.plugins.doctor import State, diagnose
 
 TUNSETOFFLOAD = 0x400454D0
 #: Bits of linux/if_tun.h: what was asked for, with what the kernel wants beside it.

@@ -5,9 +5,8 @@ import time
 from collections import Counter
 
 import pytest
-
-from harness import Faults, Offloads, Stack
-from harness.errors import ClosedError, UnsupportedError
+from nic_harness import Faults, Offloads, Stack
+from nic_harness.errors import ClosedError, UnsupportedError
 
 pytestmark = pytest.mark.each_device
 

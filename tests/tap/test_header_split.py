@@ -1,12 +1,11 @@
 """Header split and coalescing from Python, the frames made by scapy."""
 
 import pytest
+from nic_harness import Nic, Tap
+from nic_harness.errors import ArgumentError, UnsupportedError
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-
-from harness import Nic, Tap
-from harness.errors import ArgumentError, UnsupportedError
 
 TIMESTAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
 

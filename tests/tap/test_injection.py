@@ -10,6 +10,8 @@ import struct
 from typing import NamedTuple
 
 import pytest
+from nic_harness import Offload
+from nic_harness.errors import FrameError, FrameSizeError
 from scapy.compat import raw
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.dns import DNS, DNSQR
@@ -29,9 +31,6 @@ from scapy.layers.l2 import ARP, GRE, LLC, SNAP, STP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
-
-from harness import Offload
-from harness.errors import FrameError, FrameSizeError
 
 pytestmark = pytest.mark.each_device
 

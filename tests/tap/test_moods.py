@@ -5,9 +5,8 @@ import threading
 import time
 
 import pytest
-
-from harness import Arena, Namespace, Nic, Tap
-from harness.errors import DeviceGoneError, FrameSizeError, LinkDownError, RingFullError
+from nic_harness import Arena, Namespace, Nic, Tap
+from nic_harness.errors import DeviceGoneError, FrameSizeError, LinkDownError, RingFullError
 
 pytestmark = pytest.mark.each_device
 

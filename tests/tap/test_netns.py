@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from harness.errors import (
+from nic_harness.errors import (
     ClosedError,
     CommandError,
     LinkError,
@@ -20,8 +19,8 @@ from harness.errors import (
     NamespaceGoneError,
     TcpError,
 )
-from harness.netns import Namespace
-from harness.tap import Tap
+from nic_harness.wire.netns import Namespace
+from nic_harness.wire.tap import Tap
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def test_a_forked_child_neither_keeps_nor_ends_it(ns, processes):
 def test_it_dies_with_its_owner(interrupt, number):
     program = """
 import time
-from harness import Tap
+from nic_harness import Tap
 tap = Tap()
 tap.namespace.popen(["sleep", "986"])
 print("up", flush=True)

@@ -7,9 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-from harness import Arena, Gso, Nic, Offload, Offloads, Tap
-from harness.errors import (
+from nic_harness import Arena, Gso, Nic, Offload, Offloads, Tap
+from nic_harness.errors import (
     ArenaBusyError,
     ArgumentError,
     ArgumentTypeError,

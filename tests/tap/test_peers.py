@@ -9,10 +9,9 @@ from contextlib import ExitStack
 
 import iperf3_server
 import pytest
-
-from harness import Arena, Namespace, Nic, Stack, Tap
-from harness.errors import ClosedError
-from harness.pytest_plugin import Peer
+from nic_harness import Arena, Namespace, Nic, Stack, Tap
+from nic_harness.errors import ClosedError
+from nic_harness.plugins.pytest_plugin import Peer
 
 pytestmark = pytest.mark.each_device
 

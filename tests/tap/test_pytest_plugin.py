@@ -50,7 +50,7 @@ def test_frames_both_ways(project):
 def test_the_marker_and_the_options(project):
     source = """
         import pytest
-        from harness import Offloads
+        from nic_harness import Offloads
 
         pytestmark = pytest.mark.harness(mtu=9000, queues=2, pages=8192)
 
@@ -64,7 +64,7 @@ def test_the_marker_and_the_options(project):
             assert peer.run("cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6").stdout == "0\\n"
 
         def test_strict(arena):
-            from harness._native import ffi
+            from nic_harness._native import ffi
             assert arena.handle.arena.direct == ffi.NULL
     """
     project(source, "--harness-device=tap_rw", "--harness-strict").assert_outcomes(passed=2)
@@ -75,8 +75,8 @@ def test_what_is_left_is_named(project):
         """
         import socket
         import pytest
-        from harness import Arena, Tap, jumbo
-        from harness.errors import DoubleFreeError
+        from nic_harness import Arena, Tap, jumbo
+        from nic_harness.errors import DoubleFreeError
 
         kept = []
 

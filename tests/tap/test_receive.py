@@ -8,12 +8,11 @@ import threading
 import time
 from pathlib import Path
 
+import nic_harness.nic.burst
 import numpy as np
 import pytest
-
-import harness.burst
-from harness import Arena, Burst, Faults, Nic, Tap
-from harness.errors import (
+from nic_harness import Arena, Burst, Faults, Nic, Tap
+from nic_harness.errors import (
     ArgumentError,
     ClosedError,
     FrameError,
@@ -116,13 +115,13 @@ def first_call_with_another_thread(monkeypatch, name, real, use):
             found.append(e)
 
     def both(*args):
-        monkeypatch.setattr(harness.burst, name, real, raising=False)
+        monkeypatch.setattr(nic_harness.nic.burst, name, real, raising=False)
         other = threading.Thread(target=try_it)
         other.start()
         other.join()
         return real(*args)
 
-    monkeypatch.setattr(harness.burst, name, both, raising=False)
+    monkeypatch.setattr(nic_harness.nic.burst, name, both, raising=False)
     return found
 
 
@@ -131,7 +130,7 @@ def test_two_threads_that_look_at_a_burst_at_once(wire, frame_of, monkeypatch):
     for i in range(10):
         w.kernel.send(numbered(frame_of, i))
     burst = w.nic.recv_burst(10, timeout=5)
-    real = harness.burst.views
+    real = nic_harness.nic.burst.views
     found = first_call_with_another_thread(monkeypatch, "views", real, lambda: list(burst))
     ours = list(burst)
     assert [number_of(view) for view in ours] == list(range(len(burst)))
@@ -231,7 +230,7 @@ def test_without_numpy_the_array_is_refused_and_the_views_are_not():
     program = """
 import sys
 sys.modules["numpy"] = None
-from harness import HarnessError, Nic, Tap
+from nic_harness import HarnessError, Nic, Tap
 with Tap() as tap, Nic(tap) as nic, tap.packet_socket() as kernel:
     kernel.send(bytes.fromhex("020000000002 020000000001 88b5") + bytes(46))
     with nic.recv_burst(timeout=5) as burst:
@@ -408,8 +407,8 @@ def test_a_cpu_that_is_not_there_is_named_before_a_frame_is_taken(wire, frame_of
 
 TASKSET = """
 import os, sys, threading
-from harness import Nic, Tap
-from harness.errors import ArgumentError
+from nic_harness import Nic, Tap
+from nic_harness.errors import ArgumentError
 own, other = (int(a) for a in sys.argv[1:])
 os.sched_setaffinity(0, {own})  # as taskset(1)
 with Tap() as tap, Nic(tap) as nic:

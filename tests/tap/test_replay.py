@@ -3,10 +3,9 @@
 import time
 
 import pytest
-
-from harness import Capture
-from harness.errors import ArgumentError, ClosedError
-from harness.replay import Recorded, read_capture, replay
+from nic_harness import Capture
+from nic_harness.errors import ArgumentError, ClosedError
+from nic_harness.replay import Recorded, read_capture, replay
 
 pytestmark = pytest.mark.each_device
 

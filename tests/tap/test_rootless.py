@@ -12,17 +12,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import nic_harness
 import pytest
-
-import harness
-from harness import _native, _views
+from nic_harness import _native, _views
 
 TESTS = Path(__file__).parent
 ANYBODY = "mknod -m 0666 /dev/net/tun c 10 200"
 CACHE_TAG = sys.implementation.cache_tag
 NOBODY = ["--reuid=65534", "--regid=65534", "--clear-groups"]
 PROGRAM = """
-from harness import HarnessError, Tap
+from nic_harness import HarnessError, Tap
 try:
     Tap().close()
 except HarnessError as e:
@@ -37,9 +36,9 @@ def run(tmp_path_factory):
         pytest.skip("takes root to try out what it is like without")
     # An editable install compiles when it is imported, in a folder that is not everybody's.
     site = tmp_path_factory.mktemp("site")
-    shutil.copytree(Path(harness.__file__).parent, site / "harness")
+    shutil.copytree(Path(nic_harness.__file__).parent, site / "nic_harness")
     for extension in (_native, _views):
-        shutil.copy(extension.__file__, site / "harness")
+        shutil.copy(extension.__file__, site / "nic_harness")
     for folder in (site, site.parent, site.parent.parent):
         folder.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
@@ -70,7 +69,7 @@ def nobody(run):
     """Options of setpriv that make an ordinary user who can run this interpreter."""
     reads = [*NOBODY, "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
     for who in ([*NOBODY, "--inh-caps=-all"], reads):
-        probe = run(who, sys.executable, "-c", "import harness")
+        probe = run(who, sys.executable, "-c", "import nic_harness")
         if probe.returncode == 0:
             return who
     pytest.skip(f"an ordinary user cannot run this interpreter: {probe.stderr.splitlines()[-1]}")
@@ -142,10 +141,10 @@ def harness_command(run):
     who = [*NOBODY, "--inh-caps=-all"]
     packages = sysconfig.get_path("purelib")
     script = f'PYTHONPATH=$PYTHONPATH:{packages} exec "$0" "$@"'
-    probe = "import sys, harness.cli; print(sys.implementation.cache_tag)"
+    probe = "import sys, nic_harness.cli; print(sys.implementation.cache_tag)"
     for python in (sys.executable, "/usr/bin/python3"):
         if run(who, "sh", "-c", script, python, "-c", probe).stdout.strip() == CACHE_TAG:
-            return who, ["sh", "-c", script, python, "-m", "harness.cli"]
+            return who, ["sh", "-c", script, python, "-m", "nic_harness"]
     pytest.skip(f"an ordinary user cannot run {sys.executable}, nor a /usr/bin/python3 like it")
 
 
@@ -170,7 +169,7 @@ def test_a_file_that_may_not_be_read(run, harness_command):
 def test_a_namespace_that_may_not_be_joined(run, nobody):
     roots = ["--netns", str(os.getpid())]
     done = run(
-        nobody, sys.executable, "-m", "harness.cli", "send", "/etc/passwd", "198.18.0.1:80", *roots
+        nobody, sys.executable, "-m", "nic_harness", "send", "/etc/passwd", "198.18.0.1:80", *roots
     )
     line = f"harness: join network namespace /proc/{os.getpid()}/ns/net: Permission denied; run as"
     assert done.returncode == 1
@@ -180,7 +179,7 @@ def test_a_namespace_that_may_not_be_joined(run, nobody):
 
 @pytest.mark.parametrize("command", [["trial"], ["send", "/etc/passwd", "198.18.0.1:5001"]])
 def test_the_command_without_a_tun_device(run, nobody, command):
-    done = run(nobody, sys.executable, "-m", "harness.cli", *command, prepare="true")
+    done = run(nobody, sys.executable, "-m", "nic_harness", *command, prepare="true")
     line = "harness: open /dev/net/tun: there is no such device; load it: modprobe tun "
     assert done.returncode == 1
     assert done.stderr.startswith(line)
@@ -191,7 +190,7 @@ def test_the_command_without_namespaces(run):
     nothing = ["--bounding-set=-all", "--inh-caps=-all"]
     done = run(
         nothing,
-        *(sys.executable, "-m", "harness.cli", "trial"),
+        *(sys.executable, "-m", "nic_harness", "trial"),
         prepare="true",
         unshare=["--user", "--map-root-user"],
     )

@@ -4,6 +4,8 @@ import time
 from contextlib import suppress
 
 import pytest
+from nic_harness import Offloads
+from nic_harness.scapy_socket import NicSocket
 from scapy.config import conf
 from scapy.error import Scapy_Exception
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -11,9 +13,6 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from scapy.sendrecv import AsyncSniffer, sendp, sniff
 from scapy.supersocket import SuperSocket
-
-from harness import Offloads
-from harness.scapy_socket import NicSocket
 
 OURS, KERNELS = "198.18.0.2", "198.18.0.1"
 

@@ -1,14 +1,13 @@
 """Super-frames that the other side was not asked to cut: we cut them, scapy checks each frame."""
 
 import pytest
+from nic_harness import Nic, Offloads, Tap
+from nic_harness.errors import FrameError
+from nic_harness.nic.frame import Gso, Offload
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
-
-from harness import Nic, Offloads, Tap
-from harness.errors import FrameError
-from harness.frame import Gso, Offload
 
 TIMESTAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
 ETHER = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")

@@ -2,11 +2,10 @@
 
 import os
 
+import nic_harness
 import pytest
-
-import harness
-from harness import Arena, Nic, Stack, Strategy, Tap
-from harness.vm_page import PAGE_SIZE
+from nic_harness import Arena, Nic, Stack, Strategy, Tap
+from nic_harness.vm_page import PAGE_SIZE
 
 PAGES = 100
 
@@ -39,7 +38,7 @@ def test_figures_of_a_transfer(sfbufs, tmp_path):
                     except BlockingIOError:
                         pass
 
-                before = harness.stats(arena)
+                before = nic_harness.stats(arena)
                 done = connection.sendfile(path, strategy=Strategy.SF_BUF, progress=read)
                 assert done.sbytes == len(data)
                 while len(got) < len(data):
@@ -47,7 +46,7 @@ def test_figures_of_a_transfer(sfbufs, tmp_path):
                     read()
                 connection.drain(30)
         assert got == data
-        after = harness.stats(arena)
+        after = nic_harness.stats(arena)
     s = after.sfstat
     assert s.sf_syscalls == before.sfstat.sf_syscalls + 1
     # Each page of the file was taken once, from a mapping.

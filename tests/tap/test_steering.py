@@ -1,9 +1,8 @@
 """Frames come to the queue that the steering program says."""
 
 import pytest
-
-from harness import Nic, Offloads, Tap
-from harness.errors import ArgumentError, UnsupportedError
+from nic_harness import Nic, Offloads, Tap
+from nic_harness.errors import ArgumentError, UnsupportedError
 
 BYTE = 20
 

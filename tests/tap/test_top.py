@@ -6,14 +6,13 @@ import subprocess
 import sys
 
 import pytest
-
-from harness import Arena, Faults, Nic, Tap
-from harness.control import ask
-from harness.errors import ClosedError
+from nic_harness import Arena, Faults, Nic, Tap
+from nic_harness.control import ask
+from nic_harness.errors import ClosedError
 
 pytestmark = pytest.mark.each_device
 
-TOP = [sys.executable, "-m", "harness.cli", "top", str(os.getpid()), "-i", "0.05"]
+TOP = [sys.executable, "-m", "nic_harness", "top", str(os.getpid()), "-i", "0.05"]
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import threading
 import time
 
 import pytest
-
-from harness import Faults
-from harness.errors import (
+from nic_harness import Faults
+from nic_harness.errors import (
     ArgumentError,
     ArgumentTypeError,
     ClosedError,
@@ -15,8 +14,8 @@ from harness.errors import (
     FrameSizeError,
     RingFullError,
 )
-from harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
-from harness.mbuf import m_cat, m_extadd, m_freem, m_get, m_gethdr
+from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
+from nic_harness.mbuf import m_cat, m_extadd, m_freem, m_get, m_gethdr
 
 pytestmark = pytest.mark.each_device
 

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from harness.tap import Tap
-from harness.trial import Settings, make_payload, open_trial
-from harness.trial.kernel import KernelSendfile
-from harness.trial.ours import STRATEGIES, OurNic
+from nic_harness.transfer.ours import STRATEGIES, OurNic
+from nic_harness.trial import Settings, make_payload, open_trial
+from nic_harness.trial.kernel import KernelSendfile
+from nic_harness.wire.tap import Tap
 
 MIB = 1 << 20
 SIZES = [0, 1, 4096, 4097, MIB - 1, 2 * MIB + 1]

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from harness import Arena, Nic, Tap
-from harness.errors import UnsupportedError
+from nic_harness import Arena, Nic, Tap
+from nic_harness.errors import UnsupportedError
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/vhost-net", os.R_OK | os.W_OK),
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 SENDS_FOR_EVER = """
 import os
-from harness import Nic, Tap
+from nic_harness import Nic, Tap
 with Tap(queues=2) as tap, Nic(tap, device="vhost_net") as nic:
     print(os.getpid(), "sending", flush=True)
     while True:

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from harness import Arena, Nic, Stack, Tap
-from harness._native import ffi, lib
-from harness.errors import BusyError
-from harness.flip import UserArea, recv_flip
-from harness.mbuf import m_extadd, m_freem, m_get, mtod
-from harness.sf_buf import VmObject, sf_buf_alloc
-from harness.vm_page import PAGE_SIZE, page_info
+from nic_harness import Arena, Nic, Stack, Tap
+from nic_harness._native import ffi, lib
+from nic_harness.errors import BusyError
+from nic_harness.flip import UserArea, recv_flip
+from nic_harness.mbuf import m_extadd, m_freem, m_get, mtod
+from nic_harness.sf_buf import VmObject, sf_buf_alloc
+from nic_harness.vm_page import PAGE_SIZE, page_info
 
 
 def address_of(view: memoryview | mmap.mmap) -> int:

@@ -3,10 +3,9 @@
 import gc
 
 import pytest
-
-from harness import Arena, Chain, Gso, Offload, Offloads
-from harness._native import ffi, lib
-from harness.errors import ArenaBusyError, ArgumentError, ClosedError, FrameReleasedError
+from nic_harness import Arena, Chain, Gso, Offload, Offloads
+from nic_harness._native import ffi, lib
+from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, FrameReleasedError
 
 
 def chain_of(arena: Arena, data: bytes) -> Chain:

@@ -1,8 +1,7 @@
 """What cdef.h says of the library, compared with what the compiler made of the headers."""
 
 import pytest
-
-from harness._native import ffi, lib
+from nic_harness._native import ffi, lib
 
 STRUCTS = ffi.list_types()[1]
 

@@ -8,10 +8,9 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import nic_harness
 import pytest
-
-import harness
-from harness._native import ffi, lib
+from nic_harness._native import ffi, lib
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -32,7 +31,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 def test_one_version() -> None:
     version = importlib.metadata.version("nic-harness")
-    assert harness.__version__ == version
+    assert nic_harness.__version__ == version
     assert ffi.string(lib.harness_version()).decode() == version
 
 
@@ -82,7 +81,7 @@ def test_a_wheel_is_the_package_and_its_extensions(tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", *settings, quickly, CHECKOUT)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert {"harness/__init__.py", "harness/py.typed"} < names
+    assert {"nic_harness/__init__.py", "nic_harness/py.typed"} < names
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert {f"harness/_native{suffix}", f"harness/_views{suffix}"} < names
-    assert all(name.startswith("harness/") for name in names)
+    assert {f"nic_harness/_native{suffix}", f"nic_harness/_views{suffix}"} < names
+    assert all(name.startswith("nic_harness/") for name in names)

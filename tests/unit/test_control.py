@@ -13,21 +13,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import nic_harness
 import pytest
-
-import harness
-from harness import Arena, control
-from harness.cli import main
-from harness.control import ControlError, ask
-from harness.errors import ArgumentError, ClosedError, DoubleFreeError
-from harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
-from harness.mbuf import m_freem, m_get
-from harness.vm_page import page_info
+from nic_harness import Arena, control
+from nic_harness.cli import main
+from nic_harness.control import ControlError, ask
+from nic_harness.errors import ArgumentError, ClosedError, DoubleFreeError
+from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
+from nic_harness.mbuf import m_freem, m_get
+from nic_harness.vm_page import page_info
 
 PROGRAM = """
 import sys
-from harness import Arena
-from harness.jumbo import jumbo_pg_alloc
+from nic_harness import Arena
+from nic_harness.jumbo import jumbo_pg_alloc
 with Arena(16, control={control}), jumbo_pg_alloc() as page:
     print("ready", page.index, flush=True)
     sys.stdin.readline()
@@ -50,27 +49,27 @@ def sockets() -> list[Path]:
 
 def test_stats_are_what_was_done() -> None:
     with Arena(16, sfbufs=8) as arena:
-        before = harness.stats()
+        before = nic_harness.stats()
         assert before.arena == arena.id
         assert not before.strict
         assert (before.jumbo.total, before.jumbo.in_use) == (16, 0)
         assert (before.sf_buf.nsfbufs, before.sf_buf.nsfbufsused) == (8, 0)
         assert before.misuses == {}
         page, m = jumbo_pg_alloc(), m_get()
-        during = harness.stats(arena)
+        during = nic_harness.stats(arena)
         assert (during.jumbo.in_use, during.jumbo.free, during.mbuf.in_use) == (1, 15, 1)
         m_freem(m)
         jumbo_pg_free(page)
         with pytest.raises(DoubleFreeError):
             jumbo_pg_free(page)
-        after = harness.stats()
+        after = nic_harness.stats()
         assert after.misuses == {"double free": 1}
         assert [r.page for r in after.reports] == [page.index]
         assert after.jumbo == before.jumbo
     with pytest.raises(ClosedError):
-        harness.stats(arena)
+        nic_harness.stats(arena)
     with pytest.raises(ClosedError):
-        harness.stats()
+        nic_harness.stats()
 
 
 def test_a_page_is_told_about() -> None:
@@ -180,7 +179,7 @@ def test_nonsense_is_its_askers_trouble() -> None:
 
 @pytest.mark.usefixtures("served")
 def test_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(ControlError):
         ask(os.getpid())
 
@@ -207,7 +206,7 @@ def test_another_process() -> None:
         assert process.pid in control.processes()
         found = ask(process.pid)
         assert found["pid"] == process.pid
-        assert found["version"] == harness.__version__
+        assert found["version"] == nic_harness.__version__
         assert found["arenas"][0]["jumbo"]["in_use"] == 1
         process.communicate("end\n")
     assert process.returncode == 0
@@ -247,8 +246,8 @@ def below(pid: int, ancestor: int) -> bool:
 
 FILE_PROGRAM = """
 import sys
-from harness import Arena
-from harness.sf_buf import VmObject, sf_buf_alloc
+from nic_harness import Arena
+from nic_harness.sf_buf import VmObject, sf_buf_alloc
 with (
     Arena(16, control=True),
     open(sys.argv[1], "rb") as file,

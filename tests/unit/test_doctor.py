@@ -17,7 +17,7 @@ UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--ma
 def doctor(*wrapper: str, json_: bool = True) -> subprocess.CompletedProcess[str]:
     options = ["--json"] if json_ else []
     return subprocess.run(
-        [*wrapper, sys.executable, "-m", "harness.cli", "doctor", *options],
+        [*wrapper, sys.executable, "-m", "nic_harness", "doctor", *options],
         env={k: v for k, v in os.environ.items() if k != "NIC_HARNESS_DEVICE"},
         capture_output=True,
         text=True,

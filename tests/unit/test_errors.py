@@ -3,9 +3,8 @@
 import errno
 
 import pytest
-
-from harness import errors
-from harness.errors import HarnessError, error_from_errno
+from nic_harness import errors
+from nic_harness.errors import HarnessError, error_from_errno
 
 KINDS = [
     kind

@@ -13,14 +13,14 @@ import pytest
 
 COMMON = """
 import mmap, os, resource
-import harness
-from harness import Arena
-from harness.errors import ResourceError
-from harness.jumbo import jumbo_pg_alloc, jumbo_pg_free, jumbo_pg_steal, vm_page_free
-from harness.lwbuf import lwbuf_alloc, lwbuf_count
-from harness.mbuf import m_get, m_freem
-from harness.pmap import pmap_quick_enter_page
-from harness.sf_buf import VmObject, sf_buf_alloc, SFB_NOWAIT
+import nic_harness
+from nic_harness import Arena
+from nic_harness.errors import ResourceError
+from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free, jumbo_pg_steal, vm_page_free
+from nic_harness.lwbuf import lwbuf_alloc, lwbuf_count
+from nic_harness.mbuf import m_get, m_freem
+from nic_harness.pmap import pmap_quick_enter_page
+from nic_harness.sf_buf import VmObject, sf_buf_alloc, SFB_NOWAIT
 
 def refused(call, *args):
     try:
@@ -63,7 +63,7 @@ with Arena(64, max_pages=1024, strict={strict}) as arena:
     for _ in range(3):
         refused(jumbo_pg_alloc)
         refused(m_get)
-    before = harness.stats()
+    before = nic_harness.stats()
     assert (before.jumbo.refused, before.mbuf.refused) == (3, 3), before
     assert (before.jumbo.total, before.mbuf.total) == (64, 256)
     # A slot whose page was stolen finds no other one, and waits.
@@ -77,7 +77,7 @@ with Arena(64, max_pages=1024, strict={strict}) as arena:
     for m in mbufs:
         m_freem(m)
     vm_page_free(stolen)
-    after = harness.stats()
+    after = nic_harness.stats()
     assert after.jumbo.in_use == after.mbuf.in_use == 0
     assert after.jumbo.refused == 4
     assert after.misuses == {{}}
@@ -154,7 +154,7 @@ with Arena(64, strict=strict) as arena, VmObject(fd) as o, o.grab(1) as file_pag
     while libc.mprotect(base + n * 8192, 4096, mmap.PROT_READ) == 0:
         n += 1
         assert n * 8192 < size, "never refused"
-    seen = harness.stats()
+    seen = nic_harness.stats()
     refusals = [lambda: sf_buf_alloc(file_page, SFB_NOWAIT)]
     if strict:
         refusals += [
@@ -168,7 +168,7 @@ with Arena(64, strict=strict) as arena, VmObject(fd) as o, o.grab(1) as file_pag
     if not strict:
         refused(jumbo_pg_alloc)
     # (In strict mode the slot is a mapping already, of nothing, which another takes the place of.)
-    after = harness.stats()
+    after = nic_harness.stats()
     assert after.jumbo.refused == seen.jumbo.refused + (not strict)
     assert after.jumbo.in_use == after.jumbo.total == 63
     assert after.sf_buf.nsfbufsused == 0 and after.sf_buf.extents_mapped == 0, after.sf_buf
@@ -186,7 +186,7 @@ with Arena(64, strict=strict) as arena, VmObject(fd) as o, o.grab(1) as file_pag
     for p in pages:
         jumbo_pg_free(p)
     vm_page_free(stolen)
-    assert harness.stats().jumbo.in_use == 0
-    assert harness.stats().misuses == {{}}
+    assert nic_harness.stats().jumbo.in_use == 0
+    assert nic_harness.stats().misuses == {{}}
 """
     )

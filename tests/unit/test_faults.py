@@ -1,11 +1,10 @@
 """How faults are asked for."""
 
 import pytest
-
-from harness import Faults
-from harness._native import ffi, lib
-from harness.errors import ArgumentError
-from harness.faults import RxRates, TxRates
+from nic_harness import Faults
+from nic_harness._native import ffi, lib
+from nic_harness.errors import ArgumentError
+from nic_harness.nic.faults import RxRates, TxRates
 
 
 def test_the_kinds_are_those_of_c():

@@ -6,18 +6,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
-from harness import Arena
-from harness.errors import (
+from nic_harness import Arena
+from nic_harness.errors import (
     ArenaBusyError,
     ArgumentError,
     BusyError,
     ClosedError,
     ResourceError,
 )
-from harness.flip import FlipStats, UserArea, recv_flip
-from harness.jumbo import jumbo_pg_alloc
-from harness.mbuf import (
+from nic_harness.flip import FlipStats, UserArea, recv_flip
+from nic_harness.jumbo import jumbo_pg_alloc
+from nic_harness.mbuf import (
     Mbuf,
     m_adj,
     m_cat,
@@ -28,7 +27,7 @@ from harness.mbuf import (
     m_length,
     mtod,
 )
-from harness.vm_page import PAGE_SIZE, Page, vm_page_hold, vm_page_unhold
+from nic_harness.vm_page import PAGE_SIZE, Page, vm_page_hold, vm_page_unhold
 
 NOTHING = FlipStats(0, 0, 0, 0, 0, 0, 0, 0)
 

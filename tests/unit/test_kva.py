@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nic_harness
 import pytest
-
-import harness
-from harness import Arena, jumbo
-from harness.errors import (
+from nic_harness import Arena, jumbo
+from nic_harness.errors import (
     ArenaBusyError,
     ArgumentError,
     BusyError,
@@ -38,7 +37,7 @@ from harness.errors import (
     UnsupportedError,
     WriteAfterFreeError,
 )
-from harness.jumbo import (
+from nic_harness.jumbo import (
     JumboPage,
     jumbo_freem,
     jumbo_pg_alloc,
@@ -46,8 +45,8 @@ from harness.jumbo import (
     jumbo_pg_steal,
     vm_page_free,
 )
-from harness.lwbuf import lwbuf_alloc, lwbuf_count, lwbuf_free, lwbuf_kva_bytes, lwbuf_reserve
-from harness.mbuf import (
+from nic_harness.lwbuf import lwbuf_alloc, lwbuf_count, lwbuf_free, lwbuf_kva_bytes, lwbuf_reserve
+from nic_harness.mbuf import (
     EXT_SFBUF,
     M_RDONLY,
     Mbuf,
@@ -67,9 +66,9 @@ from harness.mbuf import (
     m_writable,
     mtod,
 )
-from harness.pbuf import Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
-from harness.pmap import pmap_quick_enter_page, pmap_quick_remove_page
-from harness.sf_buf import (
+from nic_harness.pbuf import Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
+from nic_harness.pmap import pmap_quick_enter_page, pmap_quick_remove_page
+from nic_harness.sf_buf import (
     SFB_CATCH,
     SFB_NOWAIT,
     VmObject,
@@ -79,7 +78,7 @@ from harness.sf_buf import (
     sf_buf_free,
     sf_buf_ref,
 )
-from harness.vm_page import (
+from nic_harness.vm_page import (
     PAGE_SIZE,
     FileId,
     vm_page_hold,
@@ -241,7 +240,7 @@ class TestJumbo:
             assert (page.info.held, page.info.wired) == (0, 0)
 
     def test_a_write_after_free_is_seen_in_strict_mode(self) -> None:
-        from harness._native import ffi
+        from nic_harness._native import ffi
 
         with Arena(64, strict=True) as arena:
             page = jumbo_pg_alloc()
@@ -392,7 +391,7 @@ class TestSfBuf:
 
 
 def _sleeps(arena: Arena) -> int:
-    from harness._native import ffi, lib
+    from nic_harness._native import ffi, lib
 
     s = ffi.new("struct sf_map_stats *")
     lib.sf_map_get_stats(arena.handle.sf_map, s)
@@ -491,7 +490,7 @@ class TestPbuf:
                 getpbuf()
             with trypbuf() or pytest.fail("trypbuf does not sleep"):
                 pass
-        assert harness.stats(arena).pbuf.outstanding == 0
+        assert nic_harness.stats(arena).pbuf.outstanding == 0
 
 
 class TestMbuf:

@@ -7,12 +7,11 @@ import threading
 import tracemalloc
 
 import pytest
+from nic_harness.errors import CaptureCutError, FileError
+from nic_harness.replay import Recorded, read_capture
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import PcapNgWriter, PcapWriter
-
-from harness.errors import CaptureCutError, FileError
-from harness.replay import Recorded, read_capture
 
 NS = 1_700_000_000_123_456_000  # whole microseconds: all formats have those
 FRAMES = [bytes(12) + b"\x88\xb5" + bytes([i]) * (46 + i) for i in range(5)]

@@ -1,8 +1,7 @@
 """How `harness top` draws a ring and reckons rates."""
 
 import pytest
-
-from harness.cli.top import add_rates, draw
+from nic_harness.cli.top import add_rates, draw
 
 
 @pytest.mark.parametrize(

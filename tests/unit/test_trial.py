@@ -10,11 +10,18 @@ import threading
 
 import pytest
 import typer
-
-from harness.bench.stats import figures, ratio, take_turns
-from harness.cli import options
-from harness.errors import FileError
-from harness.trial import Attached, Report, Run, make_payload, median_run, open_payload, receiver
+from benchmarks.stats import figures, ratio, take_turns
+from nic_harness.cli import options
+from nic_harness.errors import FileError
+from nic_harness.transfer import receiver
+from nic_harness.trial import (
+    Attached,
+    Report,
+    Run,
+    make_payload,
+    median_run,
+    open_payload,
+)
 
 ATTACHED = Attached("tap_rw", ("csum", "tso4"), 1500, 1, False, "cubic")
 

@@ -7,9 +7,8 @@ import weakref
 
 import numpy as np
 import pytest
-
-from harness._native import ffi
-from harness._views import views
+from nic_harness._native import ffi
+from nic_harness._views import views
 
 CONTENTS = [bytes([i]) * (60 + i) for i in range(100)]
 

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-from harness._waiter import Waiter, _Bell
-from harness.errors import ResourceError
+from nic_harness.base.waiter import Waiter, _Bell
+from nic_harness.errors import ResourceError
 
 
 def test_a_wake_is_for_all_whatever_the_others_do():

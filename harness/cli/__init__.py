@@ -1,5 +1,0 @@
-"""The `harness` command."""
-
-from harness.cli.app import main
-
-__all__ = ["main"]

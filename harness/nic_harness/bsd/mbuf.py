@@ -1,0 +1,609 @@
+"""mbuf(9): chains of buffers and external storage, by the kernel's names.
+
+    from nic_harness.bsd.mbuf import m_extadd, m_freem, m_gethdr
+
+    m = m_gethdr()
+    m_extadd(m, bytearray(b"payload"), lambda buf, args: print("free again"))
+    m.m_len = m.pkthdr_len = 7
+    m_freem(m)
+
+A handle owns its chain: m_cat(), m_free(), m_freem(), m_pullup() and m_prepend() take it over, and
+a handle that is let go of frees its chain. Views of a chain must be gone before it is freed.
+
+Free routines that are Python callables run on the thread that dropped the last reference. What one
+raises is raised by the call that dropped it, when that has done its work (an ExceptionGroup when it
+is several); what the call would have returned is freed. There being no such call (the chain died
+with its handle, or C freed it on a thread of its own), it goes to sys.unraisablehook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from nic_harness._native import ffi, lib
+from nic_harness.base import misuse as _misuse
+from nic_harness.base.owned import Owned
+from nic_harness.bsd.jumbo import JumboPage, jumbo_freem
+from nic_harness.bsd.sf_buf import SfBuf, sf_buf_free
+from nic_harness.bsd.vm_page import PAGE_SIZE, Views
+from nic_harness.errors import ArgumentError, BusyError, ResourceError, error_from_errno
+from nic_harness.memory.arena import Arena, current
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "EXT_CLUSTER",
+    "EXT_DISPOSABLE",
+    "EXT_EXTREF",
+    "EXT_JUMBOP",
+    "EXT_MOD_TYPE",
+    "EXT_NET_DRV",
+    "EXT_PACKET",
+    "EXT_SFBUF",
+    "MHLEN",
+    "MLEN",
+    "MT_CONTROL",
+    "MT_DATA",
+    "MT_HEADER",
+    "MT_OOBDATA",
+    "MT_SONAME",
+    "M_COPYALL",
+    "M_EOR",
+    "M_EXT",
+    "M_NOWAIT",
+    "M_PKTHDR",
+    "M_RDONLY",
+    "M_WAITOK",
+    "Mbuf",
+    "m_adj",
+    "m_align",
+    "m_cat",
+    "m_copydata",
+    "m_copym",
+    "m_copypacket",
+    "m_extadd",
+    "m_free",
+    "m_freem",
+    "m_get",
+    "m_gethdr",
+    "m_leadingspace",
+    "m_length",
+    "m_prepend",
+    "m_pullup",
+    "m_split",
+    "m_trailingspace",
+    "m_writable",
+    "mtod",
+]
+
+M_NOWAIT: int = lib.M_NOWAIT
+M_WAITOK: int = lib.M_WAITOK
+M_COPYALL: int = lib.M_COPYALL
+M_EXT: int = lib.M_EXT
+M_PKTHDR: int = lib.M_PKTHDR
+M_EOR: int = lib.M_EOR
+M_RDONLY: int = lib.M_RDONLY
+MT_DATA: int = lib.MT_DATA
+MT_HEADER: int = lib.MT_HEADER
+MT_SONAME: int = lib.MT_SONAME
+MT_CONTROL: int = lib.MT_CONTROL
+MT_OOBDATA: int = lib.MT_OOBDATA
+EXT_CLUSTER: int = lib.EXT_CLUSTER
+EXT_SFBUF: int = lib.EXT_SFBUF
+EXT_JUMBOP: int = lib.EXT_JUMBOP
+EXT_PACKET: int = lib.EXT_PACKET
+EXT_NET_DRV: int = lib.EXT_NET_DRV
+EXT_MOD_TYPE: int = lib.EXT_MOD_TYPE
+EXT_DISPOSABLE: int = lib.EXT_DISPOSABLE
+EXT_EXTREF: int = lib.EXT_EXTREF
+#: Bytes that fit inside an mbuf, and inside one with a packet header.
+MLEN: int = lib.MLEN
+MHLEN: int = lib.MHLEN
+
+FreeRoutine = Callable[[Any, Any], object]
+
+# ---- free routines ----
+
+_keys = itertools.count(1)
+#: Storage that belongs to Python and is attached somewhere: routine, object, args, exported buffer.
+_attached: dict[int, tuple[FreeRoutine, Any, Any, Any]] = {}
+
+
+class _Calls(threading.local):
+    """What free routines raised, for each call into C that this thread is in; innermost last."""
+
+    def __init__(self) -> None:
+        self.raised: list[list[BaseException]] = []
+        self.deferred: list[list[Callable[[], object]]] = []
+
+
+_calls = _Calls()
+
+
+@ffi.def_extern(name="harness_ext_free")  # type: ignore[untyped-decorator]
+def _ext_free(_buf: Any, args: Any) -> None:
+    """Run the free routine of some storage, on whatever thread dropped the last reference."""
+    routine, storage, routine_args, exported = _attached.pop(int(ffi.cast("uintptr_t", args)))
+    if exported is not None:
+        ffi.release(exported)
+    if _calls.deferred:
+        _calls.deferred[-1].append(functools.partial(_run, routine, storage, routine_args))
+    else:
+        _run(routine, storage, routine_args)
+
+
+def _run(routine: FreeRoutine, storage: Any, args: Any) -> None:
+    try:
+        routine(storage, args)
+    except BaseException as e:
+        e.add_note(f"raised by the external free routine {routine!r}")
+        if not _calls.raised:
+            raise  # cffi hands it to sys.unraisablehook
+        _calls.raised[-1].append(e)
+
+
+class _Call:
+    """A call into C that may run free routines: raises what they raised, when it is done."""
+
+    def __enter__(self) -> None:
+        _calls.raised.append([])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        raised = _calls.raised.pop()
+        if value is not None and raised:
+            raised.insert(0, value)
+        if len(raised) == 1:
+            raise raised[0]
+        if raised:
+            raise BaseExceptionGroup("several external free routines failed", raised)
+
+
+class Deferred(_Call):
+    """A call into C with a lock held: free routines run at its end, when the lock is not held."""
+
+    def __enter__(self) -> None:
+        calls = _calls
+        calls.raised.append([])
+        calls.deferred.append([])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        calls = _calls
+        for run in calls.deferred.pop():
+            run()
+        if calls.raised[-1]:
+            super().__exit__(kind, value, trace)
+        else:
+            calls.raised.pop()
+
+
+# ---- chains ----
+
+
+class Mbuf(Owned):
+    """A chain of mbufs, by its first one; it owns all of them.
+
+    Use as a context manager to free the chain at the end, if it is this handle's still.
+    """
+
+    __slots__ = ("__weakref__", "_m", "_machine", "_views")
+
+    def __init__(self, m: Any, machine: Any) -> None:
+        self._machine = machine
+        self._views = Views()
+        self._hold(m)
+
+    def _hold(self, m: Any) -> None:
+        # Freed by C when it is let go of: no call would raise what its routines raise.
+        free = functools.partial(lib.m_freem)
+        free.__dict__["keeps"] = self._machine
+        self._m: Any = ffi.gc(m, free)
+
+    def __repr__(self) -> str:
+        if self._m is None:
+            return "<Mbuf, given away>"
+        return f"<Mbuf {m_length(self)} bytes in {sum(1 for _ in self._walk())}>"
+
+    def __len__(self) -> int:
+        return m_length(self)
+
+    def __bytes__(self) -> bytes:
+        """Copy the bytes of the chain."""
+        return m_copydata(self)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the chain is this handle's."""
+        return self._m is not None
+
+    def _give_back(self) -> None:
+        m_freem(self)
+
+    @property
+    def handle(self) -> Any:
+        """The `struct mbuf *`, for calls into nic_harness._native."""
+        return self._while_owned(self._m)
+
+    def _info(self, m: Any = None) -> Any:
+        info = ffi.new("struct mb_info *")
+        lib.mb_describe(self.handle if m is None else m, info)
+        return info
+
+    def _walk(self) -> Iterator[Any]:
+        m = self.handle
+        while m != ffi.NULL:
+            info = self._info(m)
+            yield info
+            m = info.next
+
+    def _take(self, operation: str) -> Any:
+        """Give the chain away: the caller, or C, frees it."""
+        m = self.handle
+        if self._views:
+            raise BusyError(
+                operation, repr(self), f"{len(self._views)} views of it are in use", "drop them"
+            )
+        self._m = None
+        ffi.gc(m, None)
+        return ffi.cast("struct mbuf *", m)
+
+    @contextlib.contextmanager
+    def _lent(self, operation: str) -> Iterator[Any]:
+        """Lend the chain to C, which may take from its front: a `struct mbuf **`."""
+        chain = ffi.new("struct mbuf **", self._take(operation))
+        try:
+            with _Call():
+                yield chain
+        finally:
+            if chain[0] != ffi.NULL:
+                self._hold(chain[0])
+
+    @property
+    def m_len(self) -> int:
+        """Bytes in the first mbuf; set it to say how many were put there."""
+        return int(self._info().len)
+
+    @m_len.setter
+    def m_len(self, length: int) -> None:
+        code = lib.mb_set_len(self.handle, length) if abs(length) < 1 << 31 else -1
+        if code:
+            raise ArgumentError("set m_len of", repr(self), f"{length} bytes leave the storage")
+
+    @property
+    def pkthdr_len(self) -> int | None:
+        """Bytes in the whole packet, as its header says; None without one."""
+        length = int(self._info().pkthdr_len)
+        return None if length < 0 else length
+
+    @pkthdr_len.setter
+    def pkthdr_len(self, length: int) -> None:
+        code = lib.mb_set_pkthdr_len(self.handle, length) if abs(length) < 1 << 31 else -1
+        if code:
+            raise ArgumentError(
+                "set pkthdr_len of", repr(self), f"{length}: no header, or negative"
+            )
+
+    @property
+    def m_flags(self) -> int:
+        """M_* of the first mbuf."""
+        return int(self._info().flags)
+
+    @property
+    def m_type(self) -> int:
+        """MT_* of the first mbuf."""
+        return int(self._info().type)
+
+    @property
+    def ext_type(self) -> int | None:
+        """EXT_* of the first mbuf; None without external storage."""
+        info = self._info()
+        return int(info.ext_type) if info.flags & M_EXT else None
+
+    @property
+    def ext_refs(self) -> int:
+        """References to the first mbuf's external storage; 0 without one."""
+        return int(self._info().refs)
+
+    @property
+    def segments(self) -> tuple[memoryview, ...]:
+        """The bytes, in order, one view for each mbuf; read-only where they may not be written."""
+        return tuple(self._view(info, m) for info, m in self._each() if info.len)
+
+    def _each(self) -> Iterator[tuple[Any, Any]]:
+        m = self.handle
+        while m != ffi.NULL:
+            info = self._info(m)
+            yield info, m
+            m = info.next
+
+    def _view(self, info: Any, m: Any) -> memoryview:
+        address = int(ffi.cast("uintptr_t", info.data))
+        return self._views.make(address, info.len, self, readonly=not lib.m_writable(m))
+
+    def check(self) -> None:
+        """See that every window lies in its storage and that lengths agree.
+
+        Raises:
+            ArgumentError: they do not; pkthdr_len may never have been set.
+        """
+        if lib.mb_check(self.handle):
+            raise ArgumentError("check", repr(self), "a window or a length is wrong")
+
+
+def _made(m: Any, machine: Any, operation: str) -> Mbuf:
+    if m == ffi.NULL:
+        raise ResourceError(operation, "mbuf", "out of mbufs", "free some, or raise max_mbufs")
+    return Mbuf(m, machine)
+
+
+def m_get(how: int = M_NOWAIT, type: int = MT_DATA, *, arena: Arena | None = None) -> Mbuf:  # noqa: A002
+    """Take an mbuf; `how` makes no difference, for nothing here sleeps.
+
+    Raises:
+        ResourceError: there are none left.
+    """
+    return _get(lib.mb_get, how, type, arena)
+
+
+def m_gethdr(how: int = M_NOWAIT, type: int = MT_DATA, *, arena: Arena | None = None) -> Mbuf:  # noqa: A002
+    """Take an mbuf with a packet header; see m_get()."""
+    return _get(lib.mb_gethdr, how, type, arena)
+
+
+def _get(get: Callable[[Any], Any], _how: int, kind: int, arena: Arena | None) -> Mbuf:
+    machine = current(arena).handle
+    m = _made(get(machine.mbufs), machine, "get")
+    if kind != MT_DATA:
+        lib.mb_set_type(m.handle, kind)
+    return m
+
+
+def m_extadd(
+    m: Mbuf,
+    buf: Buffer | JumboPage | SfBuf,
+    freef: FreeRoutine | None = None,
+    args: object = None,
+    flags: int = 0,
+    type: int | None = None,  # noqa: A002
+) -> None:
+    """Attach external storage.
+
+    Args:
+        m: an mbuf that has none.
+        buf: a buffer, which stays exported until the free routine runs; a jumbo page, which is
+            passed up by that and then no longer its handle's; an sf_buf, which the routine frees.
+        freef: called once, with (buf, args), after the last reference is gone. None: jumbo_freem
+            for a jumbo page, sf_buf_free for an sf_buf, nothing for a buffer.
+        args: passed to `freef`.
+        flags: M_RDONLY for what may not be written; set by itself for read-only buffers and for
+            pages of files.
+        type: EXT_*; None: what belongs to `buf`.
+
+    Raises:
+        ArgumentError: the mbuf has storage already, or the buffer is empty; nothing is changed.
+    """
+    handle = m.handle
+    exported = None
+    if isinstance(buf, JumboPage):
+        address, size = buf.kva, PAGE_SIZE
+        kind = EXT_JUMBOP
+        if buf._views:
+            raise BusyError("attach", repr(buf), "a view of it is in use", "drop it first")
+    elif isinstance(buf, SfBuf):
+        address, size = buf.kva, PAGE_SIZE
+        kind = EXT_SFBUF
+        if buf.page._m.state == lib.VPS_FILE:
+            flags |= M_RDONLY
+        freef = freef or (lambda sf, _args: sf_buf_free(sf))
+    else:
+        exported = ffi.from_buffer(buf)
+        address, size = int(ffi.cast("uintptr_t", exported)), len(exported)
+        kind = EXT_MOD_TYPE
+        if memoryview(buf).readonly:
+            flags |= M_RDONLY
+        freef = freef or (lambda _buf, _args: None)
+    kind = kind if type is None else type
+    if size == 0:
+        raise ArgumentError("attach storage to", repr(m), "the buffer is empty")
+    at = ffi.cast("char *", address)
+    if isinstance(buf, JumboPage) and freef in (None, jumbo_freem):
+        free = ffi.addressof(lib, "jumbo_freem")
+        code = lib.m_extadd(handle, at, size, free, ffi.NULL, flags, kind)
+    else:
+        key = next(_keys)
+        assert freef is not None
+        _attached[key] = (freef, buf, args, exported)
+        code = lib.m_extadd(
+            handle, at, size, lib.harness_ext_free, ffi.cast("void *", key), flags, kind
+        )
+        if code:
+            del _attached[key]
+    if code:
+        raise error_from_errno(code, "attach storage to", repr(m))
+    if isinstance(buf, JumboPage) and freef in (None, jumbo_freem):
+        buf._leave()
+
+
+def m_free(m: Mbuf) -> Mbuf | None:
+    """Free the first mbuf of a chain, and return the rest; the handle is used up.
+
+    Raises:
+        BusyError: a view of the chain is in use; nothing is changed.
+        DoubleFreeError: the chain was given away before.
+    """
+    machine = m._machine
+    handle = _taken(m)
+    with _Call():
+        rest = lib.m_free(handle)
+        return None if rest == ffi.NULL else Mbuf(rest, machine)
+
+
+def m_freem(m: Mbuf | None) -> None:
+    """Free a chain; None is allowed. See m_free()."""
+    if m is not None:
+        handle = _taken(m)
+        with _Call():
+            lib.m_freem(handle)
+
+
+def _taken(m: Mbuf) -> Any:
+    if m._m is None:
+        # Its mbufs may be somebody else's by now: C must not be asked.
+        raise _misuse.report(m._machine, lib.MISUSE_DOUBLE_FREE, ffi.NULL, 0, "free", repr(m))
+    return m._take("free")
+
+
+def m_copym(m: Mbuf, off: int = 0, length: int = M_COPYALL, how: int = M_NOWAIT) -> Mbuf:
+    """Make a window of a chain that shares its external storage; `m` is left as it is.
+
+    Raises:
+        ArgumentError: the window leaves the chain.
+        ResourceError: out of mbufs.
+    """
+    total = m_length(m)
+    if off < 0 or length < 0 or off > total or (length != M_COPYALL and off + length > total):
+        raise ArgumentError("copy", repr(m), f"{off}+{length} leaves the chain")
+    with _Call():
+        return _made(lib.m_copym(m.handle, off, length, how), m._machine, "copy")
+
+
+def m_copypacket(m: Mbuf, how: int = M_NOWAIT) -> Mbuf:
+    """Copy the whole packet, sharing its external storage.
+
+    Raises:
+        ArgumentError: it has no packet header.
+        ResourceError: out of mbufs.
+    """
+    if m.pkthdr_len is None:
+        raise ArgumentError("copy", repr(m), "it has no packet header")
+    with _Call():
+        return _made(lib.m_copypacket(m.handle, how), m._machine, "copy")
+
+
+def m_split(m: Mbuf, len0: int, how: int = M_NOWAIT) -> Mbuf:
+    """Cut a chain in two: `m` keeps the first `len0` bytes, the rest is returned.
+
+    Raises:
+        ArgumentError: the chain is not that long.
+        ResourceError: out of mbufs; the chain is as it was.
+    """
+    if not 0 <= len0 <= m_length(m):
+        raise ArgumentError("split", repr(m), f"it has no byte {len0}")
+    if m._views:
+        raise BusyError("split", repr(m), f"{len(m._views)} views of it are in use", "drop them")
+    return _made(lib.m_split(m.handle, len0, how), m._machine, "split")
+
+
+def m_pullup(m: Mbuf, length: int) -> Mbuf:
+    """Make the first bytes contiguous; the handle is used up, also on failure.
+
+    Raises:
+        ArgumentError: the chain is shorter, or `length` is more than MHLEN; the chain was freed.
+        ResourceError: out of mbufs; the chain was freed.
+    """
+    what, fits = repr(m), 0 <= length <= MHLEN and length <= m_length(m)
+    handle = m._take("pull up")
+    with _Call():
+        found = lib.m_pullup(handle, length)
+        if found == ffi.NULL and not fits:
+            raise ArgumentError("pull up", what, f"{length} bytes are more than it has, or MHLEN")
+        return _made(found, m._machine, "pull up")
+
+
+def m_prepend(m: Mbuf, length: int, how: int = M_NOWAIT) -> Mbuf:
+    """Make room in front; the handle is used up, also on failure.
+
+    Raises:
+        ResourceError: out of mbufs, or more than MHLEN; the chain was freed.
+    """
+    if length < 0:
+        raise ArgumentError("prepend to", repr(m), f"{length} bytes")
+    handle = m._take("prepend to")
+    with _Call():
+        return _made(lib.m_prepend(handle, length, how), m._machine, "prepend to")
+
+
+def m_adj(m: Mbuf, length: int) -> None:
+    """Cut `length` bytes off the head, or -`length` off the tail; no more than there are."""
+    lib.m_adj(m.handle, max(-(1 << 31), min(length, (1 << 31) - 1)))
+
+
+def m_cat(m: Mbuf, n: Mbuf) -> None:
+    """Append `n` to `m`; the handle `n` is used up. Its packet header is not looked at.
+
+    Raises:
+        ArgumentError: they are one chain.
+    """
+    head = m.handle
+    if m is n:
+        raise ArgumentError("append", repr(n), "a chain cannot be appended to itself")
+    lib.m_cat(head, n._take("append"))
+
+
+def m_length(m: Mbuf) -> int:
+    """Count the bytes in the chain."""
+    return int(lib.m_length(m.handle, ffi.NULL))
+
+
+def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
+    """Copy bytes out of a chain; the arena's `bytes_copied` counts them.
+
+    Raises:
+        ArgumentError: they leave the chain.
+    """
+    length = m_length(m) - off if length is None else length
+    if off < 0 or length < 0 or off + length > m_length(m):
+        raise ArgumentError("copy from", repr(m), f"{off}+{length} leaves the chain")
+    to = ffi.new("char[]", length)
+    code = lib.m_copydata(m.handle, off, length, to)
+    if code:
+        raise error_from_errno(code, "copy from", repr(m))
+    return bytes(ffi.buffer(to))
+
+
+def mtod(m: Mbuf) -> memoryview:
+    """Return the bytes of the first mbuf where they lie; read-only if they may not be written."""
+    return m._view(m._info(), m.handle)
+
+
+def m_align(m: Mbuf, length: int) -> None:
+    """Put the data of an empty mbuf at the end, for `length` bytes, so that headers fit before.
+
+    Raises:
+        ArgumentError: it is not empty, or not that large.
+    """
+    info = m._info()
+    if info.len or not 0 <= length <= info.size:
+        raise ArgumentError("align", repr(m), f"it is not empty, or has no room for {length} bytes")
+    lib.m_align(m.handle, length)
+
+
+def m_writable(m: Mbuf) -> bool:
+    """Whether the first mbuf's bytes may be written: not read-only and not shared."""
+    return bool(lib.m_writable(m.handle))
+
+
+def m_leadingspace(m: Mbuf) -> int:
+    """Count the bytes that may be written in front."""
+    return int(lib.m_leadingspace(m.handle))
+
+
+def m_trailingspace(m: Mbuf) -> int:
+    """Count the bytes that may be written behind the first mbuf's."""
+    return int(lib.m_trailingspace(m.handle))

@@ -1,0 +1,144 @@
+"""`harness capture`: what passes a wire, both ways, as a pcapng file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nic_harness.cli.failure import FAILED, one_line_errors
+from nic_harness.cli.options import (
+    Debug,
+    Device,
+    FaultSpec,
+    JsonPath,
+    KernelAddress,
+    Mtu,
+    Netns,
+    OurAddress,
+    TapName,
+    faults,
+)
+from nic_harness.cli.output import check_json, console_for, is_stdout, nic_lines, write_json
+from nic_harness.cli.wire import make_tap
+from nic_harness.errors import CommandError
+from nic_harness.host.stack import Stack
+from nic_harness.nic.capture import Capture
+from nic_harness.nic.nic import Nic, Offloads
+from nic_harness.wire.netns import Process
+
+_LOOK_S = 0.05  # how often to see whether the command has ended
+
+
+@one_line_errors
+def capture(
+    out: Annotated[
+        Path, typer.Option("--write", "-w", readable=False, metavar="FILE", help="pcapng.")
+    ],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[COMMAND...]",
+            help="Run this on the kernel's side of the wire, and end with it.",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=0, help="End after so long.", show_default=False),
+    ] = None,
+    at: Annotated[
+        str,
+        typer.Option("--at", help="driver: what the driver sees; wire: behind the faults."),
+    ] = "driver",
+    snaplen: Annotated[
+        int, typer.Option("--snaplen", min=1, max=1 << 18, help="Bytes kept of each frame.")
+    ] = 1 << 18,
+    offloads: Annotated[
+        bool, typer.Option(help="Let super-frames come in one piece, with sums left to do.")
+    ] = True,
+    netns: Netns = None,
+    tap: TapName = None,
+    ours: OurAddress = "198.18.0.2/24",
+    kernel: KernelAddress = "198.18.0.1/24",
+    mtu: Mtu = 1500,
+    device: Device = "auto",
+    fault_spec: FaultSpec = None,
+    json_path: JsonPath = None,
+    _debug: Debug = False,
+) -> None:
+    """Put a host of ours on a wire, which answers ARP and ping, and write down what passes it.
+
+    It ends with COMMAND, after --seconds, or with Ctrl-C; it fails when COMMAND does. For example:
+
+    harness capture -w out.pcapng ping -c 3 198.18.0.2
+    """
+    if is_stdout(out):
+        raise typer.BadParameter("-w -: a capture goes to a file")
+    check_json(json_path)
+    console = console_for(json_path)
+    if tap is not None and command:
+        raise CommandError(
+            "start", command[0], "a TAP that is there has no namespace of ours", "start it yourself"
+        )
+    with contextlib.ExitStack() as stack:
+        wire = make_tap(stack, netns=netns, tap=tap, kernel=kernel, address=ours, mtu=mtu)
+        kept = Capture(out, snaplen=snaplen, at=_side(at))
+        nic = stack.enter_context(
+            Nic(
+                wire,
+                device=device,
+                offloads=None if offloads else Offloads.NONE,
+                faults=None if fault_spec is None else faults(fault_spec),
+                capture=kept,
+            )
+        )
+        host = stack.enter_context(Stack(nic))
+        process = None
+        with contextlib.suppress(KeyboardInterrupt):
+            console.print(nic_lines(nic))
+            if command:
+                process = stack.enter_context(wire.namespace.popen(command))
+            _serve(host, process, seconds)
+        code = None if process is None else process.poll()
+        attached = nic.attached.device
+    s = kept.stats()
+    if code is not None:
+        console.print(f"{command[0] if command else ''} ended with exit code {code}", markup=False)
+    console.print(
+        f"{s.received} frames in, {s.sent} out, {s.kept} kept in {out}, {s.dropped} not kept",
+        markup=False,
+    )
+    write_json(
+        json_path,
+        {
+            "device": attached,
+            "received": s.received,
+            "sent": s.sent,
+            "kept": s.kept,
+            "dropped": s.dropped,
+            "exit_code": code,
+        },
+    )
+    if code:
+        raise typer.Exit(FAILED)
+
+
+def _side(text: str) -> Literal["driver", "wire"]:
+    if text == "driver":
+        return "driver"
+    if text == "wire":
+        return "wire"
+    raise typer.BadParameter(f"--at {text!r}: use driver or wire")
+
+
+def _serve(host: Stack, process: Process | None, seconds: float | None) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        host.serve(_LOOK_S)
+        if process is not None and process.poll() is not None:
+            host.serve(_LOOK_S)  # what it sent last
+            return

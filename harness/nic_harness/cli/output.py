@@ -1,0 +1,184 @@
+"""What the commands print: a table or JSON, and a progress bar while they work."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from nic_harness.errors import FileError
+from nic_harness.nic.nic import Nic
+from nic_harness.transfer.results import Attached, Report, Run
+
+#: Seconds between two pictures of the bar: drawing it costs about a millisecond of the sender's.
+_REDRAW = 0.25
+
+
+def console_for(json_path: Path | None) -> Console:
+    """Return the console for people: standard output, unless JSON goes there."""
+    return Console(stderr=is_stdout(json_path), highlight=False, soft_wrap=True)
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether a path given on the command line means standard output."""
+    return path is not None and str(path) == "-"
+
+
+def check_json(path: Path | None) -> None:
+    """See that the JSON can be written before anything is measured.
+
+    Raises:
+        FileError: it cannot.
+    """
+    if path is None or is_stdout(path):
+        return
+    try:
+        path.open("a").close()
+    except OSError as e:
+        raise FileError("write", str(path), remedy="name another file", errno=e.errno) from e
+
+
+def write_json(path: Path | None, data: dict[str, Any]) -> None:
+    """Write JSON where the user wants it, if anywhere.
+
+    Raises:
+        FileError: it could not be written.
+    """
+    if path is None:
+        return
+    text = json.dumps(data, indent=2) + "\n"
+    if is_stdout(path):
+        print(text, end="", flush=True)
+        return
+    try:
+        path.write_text(text)
+    except OSError as e:
+        raise FileError("write", str(path), remedy="name another file", errno=e.errno) from e
+
+
+class Bar:
+    """A progress bar on a terminal, nothing elsewhere; an Observer, use as a context manager.
+
+    No thread draws it: it is drawn when the sender says how far it came, and seldom.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._shown = console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self._shown,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, title: str, size: int) -> Callable[[int], None] | None:
+        """See Observer.begin()."""
+        if not self._shown:
+            return None
+        task = self._task = self._progress.add_task(title, total=size)
+        self._progress.refresh()
+        due = time.monotonic() + _REDRAW
+
+        def progress(done: int) -> None:
+            nonlocal due
+            if (now := time.monotonic()) >= due:
+                due = now + _REDRAW
+                self._progress.update(task, completed=done, refresh=True)
+
+        return progress
+
+    def end(self) -> None:
+        """See Observer.end()."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+def attached_line(attached: Attached) -> str:
+    """Say in one line what was attached; in a second why it is no faster device, if that is so."""
+    parts = []
+    if attached.device is not None:
+        queues = f"{attached.queues} queue{'s' * (attached.queues != 1)}"
+        offloads = " ".join(attached.offloads)
+        parts += [attached.device, f"offloads: {offloads}", f"MTU {attached.mtu}", queues]
+    else:
+        parts.append(f"MTU {attached.mtu}")
+    if attached.congestion_control is not None:
+        parts.append(f"baseline: veth, {attached.congestion_control}")
+    parts.append("user namespaces" if attached.rootless else "root")
+    line = "attached: " + ", ".join(parts)
+    return f"{line}\nno faster one: {attached.why_not}" if attached.why_not else line
+
+
+def nic_lines(nic: Nic) -> str:
+    """Say what is attached, and why it is no faster device, if that is so."""
+    line = f"attached: {nic}"
+    why_not = nic.attached.why_not
+    return f"{line}\nno faster one: {why_not}" if why_not else line
+
+
+def runs_table(report: Report) -> Table:
+    """One row for each strategy: its median run."""
+    passes = len(report.runs) // max(1, len(report.strategies()))
+    table = plain_table(f"median of {passes} runs each" if passes > 1 else None)
+    table.add_column("strategy", no_wrap=True)
+    heads = ("bytes", "seconds", "Gbit/s", "CPU\nns/KiB", "system\ncalls", "frames")
+    for head in (*heads, "bytes\ncopied"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("SHA-256", no_wrap=True)
+    for run in report.typical():
+        table.add_row(*_row(run))
+    return table
+
+
+def plain_table(caption: str | None) -> Table:
+    """Return a table without a frame, narrow enough for 80 columns."""
+    return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=0)
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    verdict = {True: "equal", False: "[red]DIFFERENT[/red]", None: "not checked"}
+    return (
+        run.strategy,
+        f"{run.bytes}",
+        f"{run.seconds:.3f}",
+        f"{run.gbit_per_s:.1f}",
+        f"{run.cpu_ns_per_kib:.0f}",
+        f"{run.syscalls}",
+        f"{run.frames}",
+        f"{run.bytes_copied}",
+        verdict[run.sha256_ok],
+    )

@@ -1,0 +1,301 @@
+"""The memory of a run: pages that the rings point at, mbufs, and mappings of files."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+from nic_harness._native import ffi, lib
+from nic_harness.base.live import track
+from nic_harness.base.misuse import Misuse
+from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, error_from_errno
+
+__all__ = ["Arena", "ArenaStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaStats:
+    """What an arena's pools hold at one moment; `free` + `in_use` = total in each.
+
+    Attributes:
+        pages_total: jumbo pages there are (4096 bytes each).
+        pages_free: those in the pool.
+        pages_in_use: those posted on a ring, held by a frame, or with the driver.
+        pages_max: how many the pool may grow to.
+        pages_refused: allocations that got nothing: the pool was dry.
+        pages_away: those that left the pool and were not given back: stolen, or received into.
+        mbufs_total, mbufs_free, mbufs_in_use, mbufs_max, mbufs_refused: the same for mbufs.
+        sfbufs_total: sf_bufs there are: pages of files that can be mapped at a time.
+        sfbufs_in_use: those with a reference.
+        sfbufs_peak: the most that had one at a time.
+        sfbufs_wired: file pages held in place.
+        extents_mapped: runs of 2 MiB of files mapped now; they stay mapped until they are replaced.
+        bytes_copied: payload bytes that user space copied, ever.
+        misuses: misuses reported, ever.
+    """
+
+    pages_total: int
+    pages_free: int
+    pages_in_use: int
+    pages_max: int
+    pages_refused: int
+    pages_away: int
+    mbufs_total: int
+    mbufs_free: int
+    mbufs_in_use: int
+    mbufs_max: int
+    mbufs_refused: int
+    sfbufs_total: int
+    sfbufs_in_use: int
+    sfbufs_peak: int
+    sfbufs_wired: int
+    extents_mapped: int
+    bytes_copied: int
+    misuses: int
+
+    def outstanding(self) -> str:
+        """Name what is in use, "2 pages, 1 mbuf"; empty when nothing is."""
+        counts = (
+            (self.pages_in_use, "page"),
+            (self.pages_away, "stolen page"),
+            (self.mbufs_in_use, "mbuf"),
+            (self.sfbufs_in_use, "mapped file page"),
+            (self.sfbufs_wired, "wired file page"),
+        )
+        return ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts if n)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Answers questions from other processes about the arenas that asked for it.
+
+    Attributes:
+        wanted: says whether the environment asks for it for every arena.
+        enter: starts to answer for the arena of this number.
+        leave: stops it.
+    """
+
+    wanted: Callable[[], bool]
+    enter: Callable[[int], None]
+    leave: Callable[[int], None]
+
+
+#: The room above puts itself here (look/), so that this one need not know it.
+watcher: Watcher | None = None
+
+#: The arenas that are open, by the address of their machine.
+_arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
+
+
+def open_arenas() -> list[Arena]:
+    """List the arenas that are open, the oldest first."""
+    return sorted((a for a in list(_arenas.values()) if not a.closed), key=lambda a: a.id)
+
+
+def current(arena: Arena | None = None) -> Arena:
+    """Return an arena, or the one that calls act on which name none: the oldest that is open.
+
+    Raises:
+        ClosedError: there is none, or the one given is closed.
+    """
+    if arena is None:
+        arena = _arenas.get(int(ffi.cast("uintptr_t", lib.machine_current())))
+        if arena is None:
+            raise ClosedError("use", "the current arena", "there is none", "make an Arena()")
+    elif arena.closed:
+        raise ClosedError("use", "arena", "it is closed")
+    return arena
+
+
+class Arena:
+    """The memory that a NIC's rings may point at; use as a context manager.
+
+    Args:
+        pages: jumbo pages (4096 bytes each) to start with; they are resident from then on.
+        max_pages: how many the pool may grow to; None: `pages`.
+        max_mbufs: None: four for each jumbo page, at least 16384.
+        sfbufs: pages of files that can be mapped at a time; None: 32768 (128 MiB).
+        strict: no direct map, and freed pages are poisoned: a stale pointer faults at its use.
+        control: answer `harness inspect` while it is open; None: if NIC_HARNESS_CONTROL=1 is in the
+            environment. See nic_harness.control.
+
+    Raises:
+        ControlError: there is no place for the control socket.
+        ArgumentError: sizes that make no sense.
+        ResourceError: the machine has not that much memory or address space.
+    """
+
+    def __init__(
+        self,
+        pages: int = 4096,
+        *,
+        max_pages: int | None = None,
+        max_mbufs: int | None = None,
+        sfbufs: int | None = None,
+        strict: bool = False,
+        control: bool | None = None,
+    ) -> None:
+        for what, value in (
+            ("pages", pages),
+            ("max_pages", max_pages),
+            ("max_mbufs", max_mbufs),
+            ("sfbufs", sfbufs),
+        ):
+            if value is not None and not 1 <= value < 1 << 32:
+                raise ArgumentError("make", "arena", f"{what}={value} is out of range")
+        config = ffi.new(
+            "struct machine_config *",
+            {
+                "pages": pages,
+                "max_pages": max_pages or 0,
+                "max_mbufs": max_mbufs or 0,
+                "nsfbufs": sfbufs or 0,
+                "strict": strict,
+            },
+        )
+        out = ffi.new("struct machine **")
+        code = lib.machine_create(config, out)
+        if code:
+            raise error_from_errno(code, "make", "arena")
+        # Destroyed by close(), or when the last frame of it is gone, whichever is later.
+        self._machine: Any = ffi.gc(out[0], _destroy)
+        # What frees a chain of this arena, in C, and keeps the arena in being until then.
+        free_chain = functools.partial(lib.m_freem)
+        free_chain.__dict__["keeps"] = self._machine
+        self._free_chain: Callable[[Any], None] = free_chain
+        if lib.machine_current() == ffi.NULL:
+            lib.machine_set_current(self._machine)
+        _arenas[int(ffi.cast("uintptr_t", out[0]))] = self
+        self._control = False
+        if watcher is not None and (watcher.wanted() if control is None else control):
+            watcher.enter(self.id)
+            self._control = True
+            # Also when nobody closes it: the socket goes with the last arena, or the process.
+            self._leave_control = weakref.finalize(self, watcher.leave, self.id)
+        track(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except ArenaBusyError:
+            # What is raised already says more than that its frames are still referred to.
+            if value is None:
+                raise
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Arena closed>"
+        s = self.stats()
+        return f"<Arena pages={s.pages_in_use}/{s.pages_total} in use>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() succeeded."""
+        return self._machine is None
+
+    @property
+    def id(self) -> int:
+        """A number that no other arena of this process has or had."""
+        return int(self.handle.arena.id)
+
+    @property
+    def handle(self) -> Any:
+        """The `struct machine *`, for calls into nic_harness._native."""
+        if self._machine is None:
+            raise ClosedError("use", "arena", "it is closed")
+        return self._machine
+
+    def close(self) -> None:
+        """Give the memory back; again has no effect.
+
+        Raises:
+            ArenaBusyError: a page, mapping or mbuf is in use; nothing is changed.
+        """
+        if self._machine is None:
+            return
+        if lib.machine_idle(self._machine):
+            raise ArenaBusyError(
+                "close",
+                "arena",
+                f"{self.stats().outstanding() or 'something'} in use",
+                "close its NICs, release() its frames and drop slices of their views",
+            )
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave the rest to the frames that are still out; the last one takes the arena along."""
+        if self._machine is not None:
+            del _arenas[int(ffi.cast("uintptr_t", self._machine))]
+            _resign(self._machine)
+            if self._control:
+                self._leave_control()
+            del self._free_chain
+            self._machine = None
+
+    def stats(self) -> ArenaStats:
+        """Count what the pools hold now; exact while no other thread uses the arena."""
+        machine = self.handle
+        j = ffi.new("struct jumbo_stats *")
+        m = ffi.new("struct mbuf_stats *")
+        s = ffi.new("struct sf_map_stats *")
+        lib.jumbo_get_stats(machine.jumbo, j)
+        lib.mbuf_zone_get_stats(machine.mbufs, m)
+        lib.sf_map_get_stats(machine.sf_map, s)
+        return ArenaStats(
+            pages_total=j.total,
+            pages_free=j.free,
+            pages_in_use=j.in_use,
+            pages_max=j.max_pages,
+            pages_refused=j.refused,
+            pages_away=j.away,
+            mbufs_total=m.total,
+            mbufs_free=m.free,
+            mbufs_in_use=m.in_use,
+            mbufs_max=m.limit,
+            mbufs_refused=m.refused,
+            sfbufs_total=s.nsfbufs,
+            sfbufs_in_use=s.nsfbufsused,
+            sfbufs_peak=s.nsfbufspeak,
+            sfbufs_wired=s.wired,
+            extents_mapped=s.extents_mapped,
+            bytes_copied=lib.arena_bytes_copied(machine.arena),
+            misuses=machine.arena.misuse_total,
+        )
+
+    @property
+    def bytes_copied(self) -> int:
+        """Payload bytes that user space copied since the arena was made."""
+        return int(lib.arena_bytes_copied(self.handle.arena))
+
+    def last_misuse(self) -> Misuse | None:
+        """Return the newest report of a double free, a foreign address and the like."""
+        m = ffi.new("struct harness_misuse *")
+        if not lib.arena_misuse_last(self.handle.arena, 0, m):
+            return None
+        return Misuse._of(m)
+
+
+def _resign(machine: Any) -> None:
+    """See that a machine is not the current one: the oldest arena that is open takes its place."""
+    if lib.machine_current() == machine:
+        others = [a for a in open_arenas() if a._machine != machine]
+        lib.machine_set_current(others[0]._machine if others else ffi.NULL)
+
+
+def _destroy(machine: Any) -> None:
+    _resign(machine)
+    # Busy only when something outside of Python holds a page: then it must stay.
+    lib.machine_destroy(machine)

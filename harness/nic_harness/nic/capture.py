@@ -1,0 +1,242 @@
+"""Frames kept in a pcapng file as they pass a NIC, both ways, with their time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from nic_harness._native import ffi, lib
+from nic_harness.base.version import VERSION
+from nic_harness.errors import ArgumentError, BusyError, FileError, HarnessError
+
+__all__ = ["Capture", "CaptureStats"]
+
+_PAUSE_S = 0.01  # between two looks at a device that had little to tell
+_READ = 1 << 20  # bytes taken from the device at a time
+_LINKTYPE_ETHERNET = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStats:
+    """Frames seen; `received` + `sent` = `kept` + `dropped`.
+
+    Attributes:
+        received, sent: on their way to us, and out.
+        kept: in the file, or on the way there.
+        dropped: not kept, because the file was too slow: make the buffer larger.
+    """
+
+    received: int
+    sent: int
+    kept: int
+    dropped: int
+
+
+class Capture:
+    """A copy of what passes a NIC, into a pcapng file: Nic(tap, capture=Capture("out.pcapng")).
+
+    A thread writes the file; it is complete when the NIC is closed. Times are in ns, each frame
+    says its direction and queue, and an interface statistics block stands at the end. Super-frames
+    are kept as they pass, with sums left to do, as tcpdump has them from the kernel.
+
+    Args:
+        file: a path, or a binary file, which stays open.
+        snaplen: bytes kept of each frame, at most.
+        buffer: bytes between the device and the thread; frames that find it full are not kept, and
+            counted.
+        at: "driver": what the driver sees, faults included; "wire": behind the faults.
+
+    Raises:
+        ArgumentError: a value is out of range.
+        FileError: the file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        snaplen: int = 1 << 18,
+        buffer: int = 16 << 20,
+        at: Literal["driver", "wire"] = "driver",
+    ) -> None:
+        if at not in ("driver", "wire"):
+            raise ArgumentError("capture", "frames", f"at={at!r}", "at the driver or the wire")
+        if not 1 <= snaplen <= 1 << 18:
+            raise ArgumentError("capture", "frames", f"snaplen={snaplen}", f"1 to {1 << 18}")
+        if not 1 << 12 <= buffer <= 1 << 32:
+            raise ArgumentError("capture", "frames", f"buffer={buffer}", "4 KiB to 4 GiB")
+        self.at = at
+        self.snaplen = snaplen
+        self.buffer = buffer
+        self.name = "the capture"
+        self._owns_file = isinstance(file, str | os.PathLike)
+        if isinstance(file, str | os.PathLike):
+            self.name = os.fspath(file)
+            try:
+                self._file: BinaryIO = Path(file).open("wb")  # noqa: SIM115 - until close()
+            except OSError as e:
+                raise FileError(
+                    "write", self.name, remedy="name another file", errno=e.errno
+                ) from e
+        else:
+            self._file = file
+        self._lock = threading.Lock()  # the device is not read while it goes
+        self._device: Any = None
+        self._last: CaptureStats | None = None
+        self._failed: Exception | None = None
+
+    def stats(self) -> CaptureStats:
+        """Count frames; the last figures when its NIC is closed."""
+        with self._lock:
+            if self._device is not None:
+                s = ffi.new("struct capture_stats *")
+                lib.capture_get_stats(self._device, s)
+                self._last = CaptureStats(s.received, s.sent, s.kept, s.dropped)
+        return self._last or CaptureStats(0, 0, 0, 0)
+
+    def _wrap(self, inner: Any, out: Any) -> int:
+        """Make the device around another one: 0 or a negative error number."""
+        if self._device is not None or self._last is not None:
+            raise BusyError("capture", self.name, "it belongs to a NIC already", "make another")
+        code = int(lib.capture_create(inner, self.snaplen, self.buffer, out))
+        if code == 0:
+            self._device = out[0]
+        return code
+
+    def _start(self, interface: str, mac: bytes, device: str) -> None:
+        """Begin to write, once the NIC is attached."""
+        self._records = ffi.new("char[]", _READ)
+        most = _READ // ffi.sizeof("struct capture_record") + 1
+        self._blocks = ffi.new("char[]", _READ + most * lib.PCAPNG_MORE)
+        self._taken = ffi.new("size_t *")
+        self._began = time.time_ns()
+        self._stop_now = threading.Event()
+        self._write(_section_block() + _interface_block(self.snaplen, interface, mac, device))
+        self._thread = threading.Thread(target=self._run, name="harness-capture", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop_now.is_set():
+            if self._drain() < self.buffer // 4:
+                self._stop_now.wait(_PAUSE_S)
+
+    def _drain(self) -> int:
+        """Write what the device has kept since; bytes of it."""
+        total = 0
+        while got := lib.capture_read(self._device, self._records, _READ):
+            n = lib.pcapng_packets(self._records, got, self._blocks, len(self._blocks), self._taken)
+            assert self._taken[0] == got
+            self._write(ffi.buffer(self._blocks, n))
+            total += got
+        if total and self._failed is None:
+            with contextlib.suppress(OSError):  # the next write says so
+                self._file.flush()
+        return total
+
+    def _write(self, data: Any) -> None:
+        # What is kept is still taken from the device after a failure: it goes nowhere.
+        if self._failed is None:
+            try:
+                self._file.write(data)
+            except (OSError, ValueError) as e:
+                self._failed = e
+
+    def _stop(self, kernel_dropped: int) -> None:
+        """Write the rest; the device's queues stand still, and the device goes after this.
+
+        Args:
+            kernel_dropped: frames that the other side dropped before they came here.
+        """
+        self._stop_now.set()
+        self._thread.join()
+        self._drain()
+        s = self.stats()
+        with self._lock:
+            self._device = None
+        self._write(_statistics_block(self._began, time.time_ns(), s, kernel_dropped))
+
+    def _abandon(self) -> None:
+        """Forget the device: the NIC could not be attached after all."""
+        self._device = None
+
+    def close(self) -> None:
+        """Close the file if it was opened here; the NIC does this when it is closed.
+
+        Raises:
+            FileError: something could not be written: the file is not complete.
+        """
+        failed, self._failed = self._failed, None
+        try:
+            self._file.flush()
+        except (OSError, ValueError) as e:
+            failed = failed or e
+        if self._owns_file:
+            with contextlib.suppress(OSError):  # as flush(), which was heard
+                self._file.close()
+        if failed is not None:
+            raise self._error(failed)
+
+    def _error(self, e: Exception) -> HarnessError:
+        number = e.errno if isinstance(e, OSError) else None
+        return FileError(
+            "write",
+            self.name,
+            "" if number else str(e),
+            "the capture is not complete",
+            errno=number,
+        )
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    total = len(body) + 12
+    return struct.pack("=II", kind, total) + body + struct.pack("=I", total)
+
+
+def _section_block() -> bytes:
+
+    system = platform.uname()
+    options = (
+        _option(2, system.machine.encode())
+        + _option(3, f"{system.system} {system.release}".encode())
+        + _option(4, f"nic-harness {VERSION}".encode())
+    )
+    header = struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1)
+    return _block(0x0A0D0D0A, header + options + _option(0, b""))
+
+
+def _interface_block(snaplen: int, name: str, mac: bytes, device: str) -> bytes:
+    options = (
+        _option(2, name.encode())
+        + _option(3, f"the NIC on {name}, {device}".encode())
+        + _option(6, mac)
+        + _option(9, b"\x09")  # times are in units of 10**-9 s
+    )
+    return _block(
+        1, struct.pack("=HHI", _LINKTYPE_ETHERNET, 0, snaplen) + options + _option(0, b"")
+    )
+
+
+def _statistics_block(began: int, ended: int, s: CaptureStats, kernel_dropped: int) -> bytes:
+    def when(ns: int) -> bytes:
+        return struct.pack("=II", ns >> 32, ns & 0xFFFFFFFF)
+
+    options = _option(2, when(began)) + _option(3, when(ended))
+    for code, count in (
+        (4, s.received + s.sent),  # isb_ifrecv
+        (5, kernel_dropped),  # isb_ifdrop
+        (7, s.dropped),  # isb_osdrop
+        (8, s.kept),  # isb_usrdeliv
+    ):
+        options += _option(code, struct.pack("=Q", count))
+    return _block(5, struct.pack("=I", 0) + when(ended) + options + _option(0, b""))

@@ -1,0 +1,198 @@
+"""What plays the NIC: the devices, which of them works here, and why another does not."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import grp
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nic_harness._native import ffi, lib
+from nic_harness.errors import HarnessError, UnsupportedError, error_from_errno
+
+__all__ = ["DEVICES", "Attached", "Offloads"]
+
+#: Names of the devices, as they are asked for.
+DEVICES = ("tap_rw", "tap_uring", "vhost_net")
+
+#: What "auto" tries, the fastest first. In bursts tap_uring sends small frames faster, and is
+#: otherwise as tap_rw. vhost_net is by name only: it takes a kernel thread on another CPU.
+_AUTO = ("tap_uring", "tap_rw")
+
+_VHOST = Path("/dev/vhost-net")
+#: Feature bits as virtio 1.x names them.
+_FEATURES = {
+    15: "VIRTIO_NET_F_MRG_RXBUF",
+    28: "VIRTIO_F_INDIRECT_DESC",
+    29: "VIRTIO_F_EVENT_IDX",
+    32: "VIRTIO_F_VERSION_1",
+}
+
+
+class Offloads(enum.Flag):
+    """What each side may leave to the other."""
+
+    NONE = 0
+    CSUM = lib.OFFLOAD_CSUM
+    TSO4 = lib.OFFLOAD_TSO4
+    TSO6 = lib.OFFLOAD_TSO6
+    ECN = lib.OFFLOAD_ECN
+    USO = lib.OFFLOAD_USO
+    ALL = lib.OFFLOAD_ALL
+
+    def __str__(self) -> str:
+        return " ".join(str(o.name).lower() for o in Offloads if o in self) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a NIC really runs on; str() is one line for a person.
+
+    Attributes:
+        device: name, with what is wrapped around it: "tap_uring", "faults(tap_rw)".
+        why_not: why "auto" took no faster device, and the remedy; empty when there is none.
+    """
+
+    device: str
+    interface: str
+    mtu: int
+    queues: int
+    rx_ring_size: int
+    tx_ring_size: int
+    offloads: Offloads
+    mac: str
+    why_not: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device} on {self.interface}, MTU {self.mtu}, "
+            f"{self.queues} queue{'s' * (self.queues > 1)} of {self.rx_ring_size} receive and "
+            f"{self.tx_ring_size} transmit descriptors, offloads: {self.offloads}"
+        )
+
+
+def wanted(device: str, operation: str, interface: str) -> str:
+    """Resolve the name of a device: "auto" is NIC_HARNESS_DEVICE where that is set.
+
+    Raises:
+        UnsupportedError: there is no device of that name.
+    """
+    if device == "auto":
+        device = os.environ.get("NIC_HARNESS_DEVICE", "") or "auto"
+    if device != "auto" and device not in DEVICES:
+        raise UnsupportedError(
+            operation,
+            interface,
+            f"there is no device {device!r}",
+            f"use auto, {', '.join(DEVICES[:-1])} or {DEVICES[-1]}",
+        )
+    return device
+
+
+def create(fds: Sequence[int], device: str, interface: str) -> tuple[str, Any, str]:
+    """Make a device on the queues of a TAP.
+
+    Args:
+        fds: TAP queues.
+        device: as wanted() returns it.
+        interface: name, for messages.
+
+    Returns: its name, the `struct device *`, which is the caller's to attach, and why no faster one
+    was taken.
+
+    Raises:
+        UnsupportedError: asked for by name, and it cannot work here.
+        HarnessError: no device can be made on these queues.
+    """
+    reasons: list[str] = []
+    out = ffi.new("struct device **")
+    names = _AUTO if device == "auto" else (device,)
+    for name in names:
+        code = getattr(lib, f"{name}_create")(fds, len(fds), out)
+        if code == 0:
+            return name, out[0], "; ".join(reasons)
+        if name == names[-1]:
+            break
+        reasons.append("{}: {}; {}".format(name, *_explain(name, code)))
+    raise refused(name, code, interface) or error_from_errno(code, "open queues of", interface)
+
+
+def refused(name: str, code: int, interface: str) -> HarnessError | None:
+    """Make the error of a device that cannot work here; None if `code` has another cause.
+
+    Args:
+        name: of the device.
+        code: the negative error number that making or attaching it gave.
+        interface: name, for the message.
+    """
+    if name == "tap_rw" or code in (-errno.EINVAL, -errno.EBADF, -errno.ENOMEM, -errno.EMFILE):
+        return None
+    problem, remedy = _explain(name, code)
+    return UnsupportedError(
+        "attach NIC to", interface, f"no {name}: {problem}", remedy, errno=-code
+    )
+
+
+def _explain(name: str, code: int) -> tuple[str, str]:
+    """Say why a device does not work, and what can be done about it."""
+    explain = {"tap_uring": _explain_uring, "vhost_net": _explain_vhost}[name]
+    return explain(code) or (os.strerror(-code), "use device tap_rw")
+
+
+def _explain_uring(code: int) -> tuple[str, str] | None:
+    if code == -errno.ENOSYS:
+        return "this kernel has no io_uring, or one older than 5.11", "use device tap_rw"
+    if code == -errno.ENOMEM:
+        return "too little memory may be locked for io_uring", "raise ulimit -l"
+    if code != -errno.EPERM:
+        return None
+    try:
+        level = Path("/proc/sys/kernel/io_uring_disabled").read_text().strip()
+    except OSError:  # before Linux 6.6
+        level = "0"
+    if level == "0":
+        return "a filter of system calls forbids io_uring", "allow io_uring_setup in it"
+    who = "everybody" if level == "2" else "all but root and kernel.io_uring_group"
+    return (
+        f"io_uring is switched off for {who}: kernel.io_uring_disabled is {level}",
+        "sysctl kernel.io_uring_disabled=0",
+    )
+
+
+def _explain_vhost(code: int) -> tuple[str, str] | None:
+    if code in (-errno.ENOENT, -errno.ENODEV, -errno.ENXIO):
+        return f"there is no {_VHOST}", "load it: modprobe vhost_net"
+    if code in (-errno.EACCES, -errno.EPERM):
+        return f"{_VHOST} may not be opened", f"be root, or {_group_of(_VHOST)}"
+    if code == -errno.ENOSPC:
+        return (
+            "the receive ring has no room for a frame of 64 KiB, and vhost-net would wait for it",
+            "use ring_size=32 or more",
+        )
+    if code == -errno.EOPNOTSUPP:
+        return (
+            f"this kernel's vhost-net lacks what our rings are made of: {_missing_features()}",
+            "use device tap_uring or tap_rw",
+        )
+    return None
+
+
+def _missing_features() -> str:
+    missing = ffi.new("uint64_t *")
+    lib.vhost_net_missing(missing)
+    return " ".join(name for bit, name in _FEATURES.items() if missing[0] >> bit & 1)
+
+
+def _group_of(path: Path) -> str:
+    """Name what gives access to a file that a group may read and write."""
+    try:
+        st = path.stat()
+        if st.st_mode & 0o060 == 0o060:
+            return f"a member of group {grp.getgrgid(st.st_gid).gr_name}"
+    except (OSError, KeyError):
+        pass
+    return f"have it opened for you: setfacl -m u:$USER:rw {path}"

@@ -1,0 +1,217 @@
+"""Page-flip receive, zero_copy(9): whole pages of a chain become the user's by remapping.
+
+    from nic_harness.nic.flip import UserArea, recv_flip
+
+    with UserArea(16) as area:
+        frame = nic.recv()[0]
+        at = area.offset_for(frame)
+        n = recv_flip(frame, area, at)
+        print(area.view(at, n)[:14].hex(), area.stats())
+
+A page is flipped when the data fill it and go to the start of a page of the area, and nobody else
+refers to it. All other bytes are copied, and the arena's `bytes_copied` counts them.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import dataclass, fields
+from typing import Any
+
+from nic_harness._native import ffi, lib
+from nic_harness.base.live import track
+from nic_harness.base.owned import Collected
+from nic_harness.bsd.mbuf import Mbuf
+from nic_harness.bsd.vm_page import PAGE_SIZE, Views
+from nic_harness.errors import ArgumentError, BusyError, error_from_errno
+from nic_harness.memory.arena import Arena, current
+from nic_harness.nic.frame import Chain
+
+__all__ = ["FlipStats", "UserArea", "recv_flip"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlipStats:
+    """How data came into an area.
+
+    Attributes:
+        pages_flipped, bytes_flipped: by remapping.
+        bytes_copied: the others. The rest says why, and counts the pieces of chains copied:
+        unaligned: length, place in the area or place in the page is no page multiple.
+        shared: the storage has other references, or the page is held.
+        not_jumbo: no page of the jumbo pool.
+        peeked: the data stay in the chain.
+        no_mapping: the kernel refused the mapping (vm.max_map_count).
+    """
+
+    pages_flipped: int
+    bytes_flipped: int
+    bytes_copied: int
+    unaligned: int
+    shared: int
+    not_jumbo: int
+    peeked: int
+    no_mapping: int
+
+
+class UserArea(Collected):
+    """Page-aligned memory to receive into; use as a context manager.
+
+    It is address space until something is received there. The pages that were flipped in are the
+    area's, and go back to the arena when others take their place or it is closed.
+
+    Args:
+        pages: its size (4096 bytes each).
+        arena: whose pages are to be received; None: the current one.
+
+    Raises:
+        ArgumentError: no pages, or more than there can be.
+        ResourceError: out of address space.
+    """
+
+    def __init__(self, pages: int, *, arena: Arena | None = None) -> None:
+        if not 0 < pages < 1 << 35:
+            raise ArgumentError("make", "area", f"{pages} pages are out of range")
+        self._machine = current(arena).handle
+        out = ffi.new("struct user_area **")
+        code = lib.user_area_create(self._machine.arena, pages, out)
+        if code:
+            raise error_from_errno(code, "make", "area")
+        self._area: Any = out[0]
+        self._lock = threading.Lock()
+        self._views = Views()
+        track(self)
+
+    def __len__(self) -> int:
+        """Size in bytes."""
+        return int(self.handle.npages) * PAGE_SIZE
+
+    def __repr__(self) -> str:
+        return "<UserArea, closed>" if self.closed else f"<UserArea of {len(self)} bytes>"
+
+    @property
+    def owned(self) -> bool:
+        """Whether it is open."""
+        return self._area is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() succeeded."""
+        return self._area is None
+
+    @property
+    def handle(self) -> Any:
+        """The `struct user_area *`, for calls into nic_harness._native."""
+        return self._while_owned(self._area)
+
+    def close(self) -> None:
+        """Give its pages and its address space back; again has no effect.
+
+        Raises:
+            BusyError: a view of it is in use.
+        """
+        with self._lock:
+            if self._area is None:
+                return
+            if self._views:
+                raise BusyError(
+                    "close", repr(self), f"{len(self._views)} views of it are in use", "drop them"
+                )
+            area, self._area = self._area, None
+            lib.user_area_destroy(area)
+
+    def _give_back(self) -> None:
+        self.close()
+
+    def view(self, offset: int = 0, length: int | None = None) -> memoryview:
+        """Return bytes where they lie, writable. A view shows what is received there later, too.
+
+        Args:
+            offset: first byte.
+            length: how many; None: to the end.
+
+        Raises:
+            ArgumentError: they leave the area, or nothing was received into one of the pages yet.
+        """
+        length = len(self) - offset if length is None else length
+        self._check("look at", offset, length)
+        with self._lock:
+            area = self.handle
+            for page in range(offset // PAGE_SIZE, -(-(offset + length) // PAGE_SIZE)):
+                if area.page[page] == ffi.NULL:
+                    raise ArgumentError(
+                        "look at", repr(self), f"nothing was received into its page {page} yet"
+                    )
+            address = int(ffi.cast("uintptr_t", area.base)) + offset
+            return self._views.make(address, length, self)
+
+    def _check(self, operation: str, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > len(self):
+            raise ArgumentError(operation, repr(self), f"{offset}+{length} leaves it")
+
+    def offset_for(self, source: Mbuf | Chain) -> int:
+        """Return where to receive a chain so that the boundaries of its pages fall on the area's.
+
+        What the first byte outside of an mbuf has before it, in its page and in the chain, decides:
+        a header that was split off is received at the end of the page before.
+        """
+        m = source.handle if isinstance(source, Mbuf) else source._chain("look at")
+        info = ffi.new("struct mb_info *")
+        before = 0
+        while m != ffi.NULL:
+            lib.mb_describe(m, info)
+            if info.flags & lib.M_EXT and info.len:
+                return (int(ffi.cast("uintptr_t", info.data)) - before) % PAGE_SIZE
+            before += info.len
+            m = info.next
+        return 0
+
+    def stats(self) -> FlipStats:
+        """Count what was flipped, what was copied, and why."""
+        with self._lock:
+            s = self.handle.stats
+            return FlipStats(**{f.name: int(getattr(s, f.name)) for f in fields(FlipStats)})
+
+
+def recv_flip(
+    source: Mbuf | Chain,
+    area: UserArea,
+    offset: int = 0,
+    length: int | None = None,
+    *,
+    peek: bool = False,
+) -> int:
+    """Move data from the front of a chain into an area, by flipping pages where that can be.
+
+    Args:
+        source: a chain of mbufs, a frame, or what Connection.recv_chain() returned. What was
+            received leaves it; it is used up when that is all of it.
+        area: where to.
+        offset: first byte there.
+        length: bytes at most; None: as many as fit.
+        peek: the data stay in the chain as well: they are copied.
+
+    Returns: bytes received.
+
+    Raises:
+        ArgumentError: it would leave the area.
+        BusyError: a view of the chain is in use: its pages are about to be another's. Nothing was
+            received.
+        ResourceError: there is no page to copy into. Nothing was received.
+        FrameReleasedError, ClosedError: the chain was given back.
+    """
+    length = len(area) - offset if length is None else length
+    area._check("receive into", offset, length)
+    handle = area.handle
+    if peek:
+        m = source.handle if isinstance(source, Mbuf) else source._chain("peek at")
+        chain = ffi.new("struct mbuf **", m)
+        with area._lock:
+            got = int(lib.recv_flip(chain, handle, offset, length, socket.MSG_PEEK))
+    else:
+        with area._lock, source._lent("receive from") as chain:
+            got = int(lib.recv_flip(chain, handle, offset, length, 0))
+    if got < 0:
+        raise error_from_errno(got, "receive into", repr(area))
+    return got

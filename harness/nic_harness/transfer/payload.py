@@ -1,0 +1,174 @@
+"""The file that a trial sends: the user's, or one made for the occasion."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from nic_harness.errors import FileError
+
+_CHUNK = 1 << 20
+#: Written in pieces that let the file system use large folios, as cp(1) and the like do.
+_PIECE = 8 << 20
+_TURN = 4099  # prime: it comes back to a place after 2^23 pieces
+
+
+class Payload:
+    """An open regular file and its digest; use as a context manager.
+
+    Attributes:
+        name: for people.
+        size: bytes, when it was opened.
+        file: the file, open for reading; its position means nothing.
+    """
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self.name = name
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self._sha256: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.file.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self.file.fileno()
+
+    def is_shorter(self) -> bool:
+        """Whether the file has become shorter since it was opened."""
+        return os.fstat(self.fileno()).st_size < self.size
+
+    def shrunk(self) -> FileError:
+        """Make the error that says so."""
+        return FileError(
+            "send",
+            self.name,
+            f"it shrank from {self.size} to {os.fstat(self.fileno()).st_size} bytes "
+            "while it was being sent",
+            "send a file that nobody writes to",
+        )
+
+    def sha256(self) -> str:
+        """Return the digest of the whole file, hexadecimal; computed once."""
+        if self._sha256 is None:
+            sha256, at = hashlib.sha256(), 0
+            while data := os.pread(self.fileno(), _CHUNK, at):
+                sha256.update(data)
+                at += len(data)
+            self._sha256 = sha256.hexdigest()
+        return self._sha256
+
+
+def open_payload(path: str | os.PathLike[str]) -> Payload:
+    """Open a file for sending.
+
+    Raises:
+        FileError: it is missing, may not be read, or is not a regular file.
+    """
+    name = os.fspath(path)
+    try:
+        # A FIFO would block until somebody writes; it is refused below.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as e:
+        remedies = {errno.EACCES: "you need permission to read it"}
+        remedy = remedies.get(e.errno or 0, "check the name")
+        raise FileError("open", name, remedy=remedy, errno=e.errno) from e
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise FileError("send", name, "it is a directory", "name a file, or make an archive")
+        raise FileError(
+            "send",
+            name,
+            f"it is a {_kind(mode)}, and only a regular file can be mapped",
+            "copy its contents to a file first",
+        )
+    return Payload(name, os.fdopen(fd, "rb"))
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "character device",
+        stat.S_IFBLK: "block device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
+
+
+def make_payload(
+    size: int,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Payload:
+    """Make a file of random bytes that has no name and is gone when it is closed.
+
+    One random MiB, turned a little further for each MiB of the file: no two pages of it are equal,
+    which is what a digest has to see, and it is made as fast as it is written.
+
+    Args:
+        size: bytes.
+        folder: where; None: the folder for temporary files (TMPDIR, /tmp).
+        progress: told the number of bytes written so far, after each 8 MiB.
+
+    Raises:
+        FileError: no room, or the folder cannot be written to.
+    """
+    # Not another one, quietly, when that of TMPDIR is of no use.
+    where = Path(folder or os.environ.get("TMPDIR") or tempfile.gettempdir())
+    what = f"{_human(size)} test file in"
+    room = "free some space, name another folder in TMPDIR, or send a FILE of your own"
+    try:
+        space = os.statvfs(where)
+        free = space.f_bavail * space.f_frsize
+        if free < size:
+            problem = f"{os.strerror(errno.ENOSPC)}: {_human(free)} free"
+            raise FileError("make", f"{what} {where}", problem, room, errno=errno.ENOSPC)
+        # O_TMPFILE, or created and unlinked at once: a killed process leaves nothing.
+        file = tempfile.TemporaryFile("w+b", buffering=0, dir=where)  # noqa: SIM115
+    except OSError as e:
+        if isinstance(e, FileError):
+            raise
+        raise FileError("make", f"{what} {where}", remedy=room, errno=e.errno) from e
+    try:
+        twice = memoryview(os.urandom(_PIECE) * 2)
+        for at in range(0, size, _PIECE):
+            turn = at // _PIECE * _TURN % _PIECE
+            left = twice[turn : turn + min(_PIECE, size - at)]
+            while left:
+                left = left[file.write(left) :]
+            if progress is not None:
+                progress(min(at + _PIECE, size))
+    except OSError as e:
+        file.close()
+        raise FileError("make", f"{what} {where}", remedy=room, errno=e.errno) from e
+    except BaseException:
+        file.close()
+        raise
+    return Payload(f"{_human(size)} of random bytes", file)
+
+
+def _human(size: int) -> str:
+    value = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.4g} {unit}"

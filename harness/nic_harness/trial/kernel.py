@@ -1,0 +1,121 @@
+"""The baseline: os.sendfile() over a veth pair, everything the kernel's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+
+from nic_harness.base.live import Closing
+from nic_harness.errors import TcpTimeoutError, error_from_errno
+from nic_harness.transfer.passes import Pass, Progress
+from nic_harness.transfer.payload import Payload
+from nic_harness.trial.veth import VethReceiver
+from nic_harness.wire.netns import Namespace
+
+#: Bytes for one os.sendfile(): larger ones are no faster, and progress is seen between two.
+CHUNK = 64 << 20
+
+
+class KernelSendfile(Closing):
+    """sendfile(2) of the kernel over a veth pair; use as a context manager.
+
+    Args:
+        mtu: bytes, of the pair.
+        stall: seconds without any progress after which it gives up.
+        congestion_control: CUBIC, because a default of BBR is at a disadvantage on such a wire;
+            where the kernel does not have it, its default.
+
+    Attributes:
+        rootless: whether it took a user namespace.
+        congestion_control: in use.
+    """
+
+    name = "kernel"
+
+    def __init__(
+        self, *, mtu: int = 1500, stall: float = 30, congestion_control: str = "cubic"
+    ) -> None:
+        self.mtu = mtu
+        self._stall = stall
+        self._namespace = Namespace()
+        self.rootless = self._namespace.rootless
+        try:
+            with self._namespace.socket() as sock:
+                self.congestion_control = _choose(sock, congestion_control)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the namespaces."""
+        self._namespace.close()
+
+    def send(self, payload: Payload, *, digest: bool, progress: Progress | None = None) -> Pass:
+        """Send the whole file once; see Strategy.send().
+
+        Raises:
+            TcpError: the connection failed, or made no progress in time.
+        """
+        with (
+            VethReceiver(self._namespace, mtu=self.mtu, digest=digest) as receiver,
+            self._namespace.socket() as sock,
+        ):
+            sock.settimeout(self._stall)
+            try:
+                _choose(sock, self.congestion_control)
+                sock.connect((receiver.address, receiver.port))
+                # Blocking, with a limit: a timeout of Python's would be a poll() before each call.
+                sock.settimeout(None)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._stall))
+                frames = self._namespace.link(VethReceiver.near).stats.tx_packets
+                begin, cpu = time.monotonic_ns(), time.thread_time_ns()
+                syscalls = _send_file(sock, payload, progress)
+                cpu = time.thread_time_ns() - cpu
+            except BlockingIOError as e:
+                raise TcpTimeoutError(
+                    "send to", receiver.address, f"no progress in {self._stall:g} s"
+                ) from e
+            except OSError as e:
+                raise error_from_errno(e.errno or 0, "send to", receiver.address) from e
+            received = receiver.result(self._stall)
+            frames = self._namespace.link(VethReceiver.near).stats.tx_packets - frames
+        return Pass(
+            bytes=received.bytes,
+            seconds=(received.end_ns - begin) / 1e9,
+            cpu_ns=cpu,
+            syscalls=syscalls,
+            frames=frames,
+            bytes_copied=0,
+            sha256=received.sha256,
+        )
+
+
+def _send_file(sock: socket.socket, payload: Payload, progress: Progress | None) -> int:
+    """Send all of it, then the end of the stream; return the number of system calls."""
+    out, file, at, calls = sock.fileno(), payload.fileno(), 0, 0
+    while True:
+        sent = os.sendfile(out, file, at, CHUNK)
+        calls += 1
+        if sent == 0:
+            break
+        at += sent
+        if progress is not None:
+            progress(at)
+    sock.shutdown(socket.SHUT_WR)
+    return calls + 1
+
+
+def _choose(sock: socket.socket, congestion_control: str) -> str:
+    """Ask for a congestion control, and say which one the socket has now."""
+    # Of the socket and not by sysctl: a namespace takes only what any user may use as its default.
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode())
+    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.partition(b"\0")[0].decode()
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))

@@ -1,0 +1,717 @@
+"""A network namespace for one run, and what can be done in it.
+
+The namespace has no name and no file: it lives in a process of its own and is gone with it, at
+close() or at the latest when this process ends, however it ends. Without root it lives in a user
+namespace (user_namespaces(7)). Nothing on the host changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
+
+from nic_harness.base.live import Closing, track
+from nic_harness.errors import (
+    ClosedError,
+    CommandError,
+    LinkError,
+    NamespaceError,
+    NamespaceGoneError,
+    NamespacePermissionError,
+    TunMissingError,
+    TunPermissionError,
+    WaitTimeoutError,
+)
+from nic_harness.wire import holder as _holder
+from nic_harness.wire.rtnl import LinkInfo, LinkStats, Rtnl
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]
+
+__all__ = ["LinkInfo", "LinkStats", "Namespace", "Process"]
+
+StdIo: TypeAlias = int | IO[Any] | None
+_Socket: TypeAlias = socket.socket  # Namespace has a method of that name
+
+_ROOT_REMEDY = "run as root, or allow user namespaces"
+
+
+class Namespace(Closing):
+    """An anonymous network namespace; use as a context manager.
+
+    Commands started in it see a PID namespace of their own, and where the kernel allows it a /proc
+    and a /sys. All of them are killed when it closes.
+
+    Args:
+        ipv6: leave IPv6 on. Off by default, so that no router solicitation or neighbour discovery
+            turns up among frames that somebody counts.
+        join: path of a network namespace that is there already, such as /run/netns/NAME or
+            /proc/PID/ns/net: the same can be done in it, it is left as it is, and it stays.
+
+    Attributes:
+        rootless: it took a user namespace to make or join it.
+
+    Raises:
+        NamespacePermissionError: neither root nor allowed to make a user namespace.
+        NamespaceError: the kernel refused for another reason.
+    """
+
+    rootless: bool
+
+    def __init__(self, *, ipv6: bool = False, join: str | Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._stop: weakref.finalize[Any, Any] | None = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # -I -S and by its path: it needs nothing but the standard library, and starts in a
+            # third of the time.
+            holder = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    _holder.__file__,
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    *([] if join is None else [str(join)]),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # A sanitizer's thread would keep it from making a user namespace.
+                env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._control = ours
+        # Also runs when the interpreter ends.
+        self._stop = weakref.finalize(self, _end_holder, ours, holder, os.getpid())
+        try:
+            hello = ours.recv(_holder.MAX_MESSAGE)
+            if not hello:
+                raise NamespaceGoneError("make", "network namespace", "its process ended at once")
+            reply = json.loads(hello)
+            if "errno" in reply:
+                if join is not None:
+                    raise _join_error(reply["errno"], str(join))
+                raise _namespace_error(reply["errno"], reply["stage"])
+            self.rootless = reply["rootless"]
+            self._netlink = self.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._rtnl = Rtnl(self._netlink)
+            if join is None:
+                if not ipv6:
+                    for which in ("all", "default"):
+                        self._disable_ipv6(which)
+                self._links.set_link("lo", up=True)
+        except BaseException:
+            self.close()
+            raise
+        track(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "rootless" if self.rootless else "root"
+        return f"<Namespace {state}>"
+
+    def __del__(self) -> None:
+        if self._stop is not None and self._stop.alive:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._stop is None or not self._stop.alive
+
+    def close(self) -> None:
+        """Kill every command in the namespace and let go of it; again has no effect.
+
+        Sockets and TAP queues handed out keep what they refer to until they are closed too.
+        """
+        netlink = getattr(self, "_netlink", None)
+        if netlink is not None:
+            netlink.close()
+        if self._stop is not None:
+            self._stop()
+
+    def _request(
+        self, do: str, fds: Sequence[int] = (), **args: Any
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Ask the holder; the reply and the descriptors that came with it."""
+        if self.closed:
+            raise ClosedError(do, "network namespace", "it is closed")
+        data = json.dumps({"do": do, **args}).encode()
+        if len(data) > _holder.MAX_MESSAGE:
+            raise NamespaceError(do, "network namespace", "arguments and environment are too long")
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [data], fds)
+                answer, out, _, _ = socket.recv_fds(
+                    self._control, _holder.MAX_MESSAGE, _holder.MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+            except ConnectionError:
+                answer, out = b"", []
+        if not answer:
+            raise NamespaceGoneError(do, "network namespace", "the process that held it was ended")
+        reply: dict[str, Any] = json.loads(answer)
+        return reply, out
+
+    def _ask(self, do: str, what: str, **args: Any) -> tuple[dict[str, Any], list[int]]:
+        reply, fds = self._request(do, **args)
+        if "errno" in reply:
+            raise NamespaceError(do, what, reply["stage"], errno=reply["errno"] or None)
+        return reply, fds
+
+    # Sockets and files
+
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,  # noqa: A002 - as socket.socket() calls it
+        proto: int = 0,
+    ) -> _Socket:
+        """Make a socket that lives in the namespace, to be used from here.
+
+        Any family: a server of the kernel's own TCP (AF_INET), a sniffer (AF_PACKET), netlink.
+        """
+        _, fds = self._ask(
+            "socket",
+            f"{family}/{type}",
+            family=int(family),
+            type=int(type) | socket.SOCK_CLOEXEC,
+            proto=proto,
+        )
+        return socket.socket(fileno=fds[0])
+
+    def packet_socket(self, link: str, proto: int = 0x0003) -> _Socket:
+        """Make an AF_PACKET socket on an interface: whole frames, both directions (packet(7)).
+
+        Args:
+            link: name of the interface.
+            proto: EtherType it sees; ETH_P_ALL by default, 0 for a socket that only sends.
+        """
+        sock = self.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            sock.bind((link, proto))
+        except OSError as e:
+            sock.close()
+            raise LinkError("open packet socket on", link, errno=e.errno) from e
+        return sock
+
+    def read(self, path: str | Path) -> str:
+        """Read a small file as the namespace sees it, such as /proc/net/dev; at most 64 KiB."""
+        return str(self._ask("read", str(path), path=str(path))[0]["text"])
+
+    def write(self, path: str | Path, text: str) -> None:
+        """Put a text into a file as the namespace sees it, at once."""
+        self._ask("write", str(path), path=str(path), text=text)
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read a network sysctl of the namespace, or set it.
+
+        Args:
+            name: dotted, without the leading "net.": "ipv4.tcp_congestion_control".
+            value: what to set it to.
+
+        Returns: the value it had (None given) or has now.
+        """
+        path = "/proc/sys/net/" + name.replace(".", "/")
+        if value is not None:
+            self.write(path, str(value))
+        return self.read(path).strip()
+
+    def _disable_ipv6(self, which: str) -> None:
+        try:
+            self.sysctl(f"ipv6.conf.{which}.disable_ipv6", 1)
+        except NamespaceError as e:
+            if e.errno != errno.ENOENT:  # a kernel without IPv6 is as quiet as we want it
+                raise
+
+    # Links
+
+    @property
+    def _links(self) -> Rtnl:
+        if self.closed:
+            raise ClosedError("configure", "network namespace", "it is closed")
+        return self._rtnl
+
+    def link(self, name: str) -> LinkInfo:
+        """Look up an interface: its MTU and limits, MAC, state and statistics."""
+        with self._lock:
+            return self._links.link(name)
+
+    def set_link(
+        self,
+        name: str,
+        *,
+        up: bool | None = None,
+        mtu: int | None = None,
+        mac: str | None = None,
+        txqueuelen: int | None = None,
+    ) -> None:
+        """Change what is given of an interface.
+
+        Args:
+            name: the interface.
+            up: administrative state.
+            mtu: bytes.
+            mac: colon-separated.
+            txqueuelen: frames; for a TAP, the room of the queue towards the NIC.
+        """
+        with self._lock:
+            self._links.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
+
+    def delete_link(self, name: str) -> None:
+        """Remove an interface."""
+        with self._lock:
+            self._links.delete_link(name)
+
+    def add_address(self, name: str, address: str) -> None:
+        """Give an interface an address, "192.0.2.1/24" or "2001:db8::1/64"."""
+        with self._lock:
+            self._links.add_address(name, ipaddress.ip_interface(address))
+
+    def add_neighbour(self, name: str, address: str, mac: str) -> None:
+        """Make a permanent neighbour entry: no ARP or neighbour discovery for it."""
+        with self._lock:
+            self._links.add_neighbour(name, ipaddress.ip_address(address), mac)
+
+    def add_default_route(self, name: str, gateway: str) -> None:
+        """Send what has no other route to a gateway on an interface."""
+        with self._lock:
+            self._links.add_route(name, ipaddress.ip_address(gateway))
+
+    def iproute(self) -> IPRoute:
+        """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use."""
+        from pyroute2 import IPRoute
+
+        sock = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
+        return IPRoute(fileno=sock.detach())
+
+    def open_tap(self, name: str = "tap0", *, queues: int = 1) -> tuple[str, list[int]]:
+        """Make a TAP interface: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, one descriptor per queue.
+
+        Most people want harness.Tap instead.
+
+        Args:
+            name: of the interface; "tap%d" lets the kernel number it.
+            queues: above 1, the interface has IFF_MULTI_QUEUE.
+
+        Returns: the interface's name, and the queues' descriptors, non-blocking; the caller's to
+        close. The interface goes when the last one is closed.
+
+        Raises:
+            TunMissingError: there is no /dev/net/tun.
+            TunPermissionError: it may not be opened.
+            LinkError: the name is taken or not allowed, or the kernel refused.
+        """
+        reply, fds = self._request("tap", name=name, queues=queues)
+        if "errno" in reply:
+            raise _tap_error(reply["errno"], reply["stage"], name)
+        return reply["name"], fds
+
+    # Commands
+
+    def popen(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        stdin: StdIo = None,
+        stdout: StdIo = None,
+        stderr: StdIo = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> Process:
+        """Start a command in the namespace, in a session of its own.
+
+        Args:
+            args: the program, looked up in PATH, and its arguments.
+            stdin, stdout, stderr: as subprocess.Popen takes them: None (this process's), PIPE,
+                DEVNULL, a descriptor or a file; STDOUT for stderr.
+            cwd: where it starts; None: where this process is.
+            env: its whole environment; None: that of this process.
+            text: pipes carry str (UTF-8) instead of bytes.
+
+        Raises:
+            CommandError: it could not be started.
+        """
+        argv = [os.fspath(a) for a in args]
+        if not argv:
+            raise CommandError("start", "a command", "no program was named")
+        ends: list[int | None] = [None, None, None]  # our ends of pipes
+        passed: list[int] = []
+        opened: list[int] = []
+        try:
+            for i, given in enumerate((stdin, stdout, stderr)):
+                if given == subprocess.PIPE:
+                    r, w = os.pipe2(os.O_CLOEXEC)
+                    theirs, ends[i] = (r, w) if i == 0 else (w, r)
+                    opened.append(theirs)
+                elif given == subprocess.DEVNULL:
+                    theirs = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                    opened.append(theirs)
+                elif given == subprocess.STDOUT:
+                    if i != 2:
+                        raise ValueError("STDOUT can only be used for stderr")
+                    theirs = passed[1]
+                elif given is None:
+                    theirs = i
+                else:
+                    theirs = given if isinstance(given, int) else given.fileno()
+                passed.append(theirs)
+            reply, fds = self._request(
+                "spawn",
+                passed,
+                argv=argv,
+                env=dict(os.environ if env is None else env),
+                cwd=str(Path.cwd() if cwd is None else os.fspath(cwd)),
+            )
+            if "errno" in reply:
+                where = f" in {cwd}" if reply["stage"] == "chdir" else ""
+                raise CommandError(
+                    "start", argv[0] + where, remedy="check its name", errno=reply["errno"]
+                )
+            process = Process(argv, fds[0], fds[1], ends, text)
+            ends = []
+            return process
+        finally:
+            for fd in opened:
+                os.close(fd)
+            for end in ends:
+                if end is not None:
+                    os.close(end)
+
+    def run(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        input: bytes | str | None = None,  # noqa: A002 - as subprocess.run() calls it
+        capture_output: bool = False,
+        check: bool = False,
+        timeout: float | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a command in the namespace to its end, as subprocess.run() does.
+
+        Args:
+            timeout: seconds, after which it is killed.
+
+        Raises:
+            subprocess.CalledProcessError: with check, when its exit code is not 0.
+            subprocess.TimeoutExpired: it did not end in time.
+            CommandError: it could not be started.
+        """
+        pipe = subprocess.PIPE if capture_output else None
+        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+        with self.popen(
+            args, stdin=stdin, stdout=pipe, stderr=pipe, cwd=cwd, env=env, text=text
+        ) as process:
+            try:
+                out, err = process.communicate(input, timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            code = process.wait()
+        if check and code:
+            raise subprocess.CalledProcessError(code, process.args, out, err)
+        return subprocess.CompletedProcess(process.args, code, out, err)
+
+
+class Process:
+    """A command running in a namespace; the part of subprocess.Popen that is mostly used.
+
+    Attributes:
+        args: the command line.
+        pid: its process ID as this process sees it.
+        returncode: exit code; -N when signal N ended it; None while it runs.
+        stdin, stdout, stderr: our ends of the pipes asked for, or None.
+    """
+
+    def __init__(
+        self, args: list[str], pidfd: int, status: int, ends: Sequence[int | None], text: bool
+    ) -> None:
+        self.args = args
+        self._pidfd = pidfd
+        self._status = status
+        self._text = text
+        self.returncode: int | None = None
+        self.pid = _pid_of(pidfd)
+        self._fds = weakref.finalize(self, _close_all, [pidfd, status])
+        mode = ("w", "r", "r") if text else ("wb", "rb", "rb")
+        self.stdin, self.stdout, self.stderr = (
+            None if fd is None else os.fdopen(fd, m, encoding="utf-8" if text else None)
+            for fd, m in zip(ends, mode, strict=True)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Process {self.args[0]} pid={self.pid} returncode={self.returncode}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the pipes and end it: nothing outlives the block."""
+        if self.poll() is None:
+            self.kill()
+        self.wait()
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._fds()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._collect(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: after `timeout` seconds.
+        """
+        code = self._collect(timeout)
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return code
+
+    def _collect(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._status, select.POLLIN)
+            if poll.poll(None if timeout is None else max(0, timeout * 1000)):
+                data = os.read(self._status, 4)
+                # Nothing to read: the namespace was closed and the kernel killed it with the rest.
+                status = struct.unpack("=i", data)[0] if data else signal.SIGKILL
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; nothing happens when it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(
+        self,
+        input: bytes | str | None = None,  # noqa: A002 - as subprocess calls it
+        timeout: float | None = None,
+    ) -> tuple[Any, Any]:
+        """Feed stdin, read stdout and stderr to their ends, and wait.
+
+        Returns: (stdout, stderr), bytes or str, None for what is no pipe.
+
+        Raises:
+            subprocess.TimeoutExpired: after `timeout` seconds; what was read is lost.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        data = memoryview(input.encode() if isinstance(input, str) else input or b"")
+        read: dict[int, bytearray] = {}
+        with selectors.DefaultSelector() as selector:
+            if self.stdin is not None:
+                if data:
+                    os.set_blocking(self.stdin.fileno(), False)
+                    selector.register(self.stdin.fileno(), selectors.EVENT_WRITE)
+                else:
+                    self.stdin.close()
+            for pipe in (self.stdout, self.stderr):
+                if pipe is not None:
+                    read[pipe.fileno()] = bytearray()
+                    selector.register(pipe.fileno(), selectors.EVENT_READ)
+            while selector.get_map():
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    assert timeout is not None
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                for key, _ in selector.select(left):
+                    if key.fd in read:
+                        got = os.read(key.fd, 1 << 16)
+                        read[key.fd] += got
+                        done = not got
+                    else:
+                        try:
+                            data = data[os.write(key.fd, data) :]
+                            done = not data
+                        except BrokenPipeError:
+                            done = True
+                        if done and self.stdin is not None:
+                            selector.unregister(key.fd)
+                            self.stdin.close()
+                            continue
+                    if done:
+                        selector.unregister(key.fd)
+        out: list[Any] = []
+        for pipe in (self.stdout, self.stderr):
+            if pipe is None:
+                out.append(None)
+                continue
+            whole = bytes(read[pipe.fileno()])
+            out.append(whole.decode("utf-8", "replace") if self._text else whole)
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return out[0], out[1]
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the process ID behind a pidfd, in our PID namespace (pidfd_open(2), fdinfo)."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
+
+
+def _end_holder(control: socket.socket, holder: subprocess.Popen[bytes], owner: int) -> None:
+    """End the holder and reap it; in a forked child, only let go of the socket."""
+    if os.getpid() != owner:
+        control.close()
+        holder.returncode = 0  # somebody else's child: no warning about it here
+        return
+    with contextlib.suppress(OSError):
+        control.shutdown(socket.SHUT_RDWR)
+    control.close()
+    try:
+        holder.wait(5)
+    except subprocess.TimeoutExpired:
+        holder.kill()
+        holder.wait()
+
+
+def _join_error(code: int, path: str) -> NamespaceError:
+    if code in (errno.EPERM, errno.EACCES):
+        remedy = "run as root, or as the user who made it"
+        return NamespacePermissionError("join", f"network namespace {path}", "", remedy, errno=code)
+    remedy = "name one that `ip netns list` shows, or a process ID"
+    problem = "it is not a network namespace" if code in (errno.EINVAL, errno.ENOTTY) else ""
+    return NamespaceError("join", f"network namespace {path}", problem, remedy, errno=code)
+
+
+def _namespace_error(code: int, stage: str) -> NamespaceError:
+    if code in (errno.EPERM, errno.EACCES):
+        return NamespacePermissionError(
+            "make",
+            f"network {stage}".replace("network user", "user"),
+            errno=code,
+            remedy=_why_no_userns(),
+        )
+    if code == errno.ENOSPC:
+        remedy = (
+            "raise user.max_user_namespaces, user.max_net_namespaces and user.max_pid_namespaces"
+        )
+        return NamespacePermissionError(
+            "make", stage, "the limit of namespaces is reached", remedy, errno=code
+        )
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return NamespaceError(
+            "make", stage, "this kernel has no such namespaces", "run as root", errno=code
+        )
+    return NamespaceError("make", stage, errno=code or None, remedy=_ROOT_REMEDY)
+
+
+def _why_no_userns() -> str:
+    """Say which switch keeps user namespaces from us."""
+    if os.geteuid() == 0:  # verify_root_map(): takes CAP_SETFCAP, which this root has not either
+        return "run as an ordinary user, or with CAP_SYS_ADMIN"
+    for path, off, remedy in (
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ):
+        try:
+            if Path(path).read_text(encoding="ascii").strip() == off:
+                return f"run as root, or: sysctl -w {remedy}"
+        except OSError:
+            continue
+    return "run as root, or in a container with CAP_SYS_ADMIN or user namespaces"
+
+
+def _tap_error(code: int, stage: str, name: str) -> LinkError:
+    if stage == "open tun":
+        if code in (errno.ENOENT, errno.ENOTDIR):
+            return TunMissingError(
+                "open",
+                "/dev/net/tun",
+                "there is no such device",
+                "load it: modprobe tun (in a container: --device /dev/net/tun)",
+                errno=code,
+            )
+        if code in (errno.ENODEV, errno.ENXIO):
+            return TunMissingError(
+                "open", "/dev/net/tun", "no driver behind it", "load it: modprobe tun", errno=code
+            )
+        if code in (errno.EACCES, errno.EPERM):
+            return TunPermissionError(
+                "open",
+                "/dev/net/tun",
+                "not permitted",
+                "run as root, or: chmod 666 /dev/net/tun",
+                errno=code,
+            )
+        return LinkError("open", "/dev/net/tun", errno=code)
+    if code == errno.EBUSY:
+        return LinkError("make TAP", name, "an interface of that name is there already", errno=code)
+    if code == errno.EINVAL:
+        return LinkError(
+            "make TAP", name, "not a name for an interface", "at most 15 characters, no / or space"
+        )
+    if code == errno.EPERM:
+        return TunPermissionError("make TAP", name, "not permitted", _ROOT_REMEDY, errno=code)
+    return LinkError("make TAP", name, stage, errno=code or None)
+
+
+def wait_for_link(namespace: Namespace, name: str, timeout: float = 5.0) -> None:
+    """Wait until an interface has a carrier.
+
+    Raises:
+        WaitTimeoutError: it has none after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not namespace.link(name).carrier:
+        if time.monotonic() > deadline:
+            raise WaitTimeoutError("wait for carrier of", name, f"none after {timeout} s")
+        time.sleep(0.01)
