@@ -30,6 +30,14 @@ challenge(struct tcp_conn *c)
     ack_now(c);
 }
 
+/* ack_acceptable() - RFC 5961 5.2: of something sent, and not older than any window there was */
+static bool
+ack_acceptable(const struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    return (seg->flags & TF_ACK) && SEQ_LEQ(seg->ack, c->snd_nxt) &&
+           SEQ_GEQ(seg->ack, c->snd_una - c->max_sndwnd);
+}
+
 /* take_options() - what the peer's SYN offers, and we have offered or agree to. */
 static void
 take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
@@ -157,30 +165,21 @@ enter_recovery(struct tcp_conn *c)
     tcp_arm_rexmt(c);
 }
 
-/*
- * ack_input() - the acknowledgement in an acceptable segment: RFC 9293 3.10.7.4, fifth
- *
- * Return: false when the rest of the segment is not to be looked at, or @c is gone.
- */
-static bool
+/* ack_input() - the acknowledgement, found acceptable, of a segment: RFC 9293 3.10.7.4, fifth */
+static void
 ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
 {
     struct inet *in = c->in;
     uint32_t acked, sacked = 0;
     bool update;
 
-    /* RFC 5961 5.2 */
-    if (SEQ_GT(seg->ack, c->snd_nxt) || SEQ_LT(seg->ack, c->snd_una - c->max_sndwnd)) {
-        challenge(c);
-        return false;
-    }
+    if (SEQ_LT(seg->ack, c->snd_una))
+        return; /* old */
     /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1. */
     if (!c->snd_wnd || c->rexmt == RM_PERSIST)
         c->retries = 0;
     update = SEQ_GT(seg->ack, c->snd_una) || SEQ_GT(seg->seq, c->snd_wl1) ||
              (seg->seq == c->snd_wl1 && seg->wnd > c->snd_wnd);
-    if (SEQ_LT(seg->ack, c->snd_una))
-        return true; /* old */
     acked = seg->ack - c->snd_una;
 
     if (acked) {
@@ -273,7 +272,6 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
     }
     if (acked || sacked || c->dupacks)
         tcp_want_output(c);
-    return true;
 }
 
 /* fin_acked() - what the acknowledgement of our FIN does; false: @c is gone. */
@@ -333,7 +331,8 @@ text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     if (c->rcv_fin_done) { /* it has finished: what comes again wants an acknowledgement */
         if (len || fin) {
             ack_now(c);
-            if (c->state == TCPS_TIME_WAIT)
+            /* RFC 9293 3.10.7.4, eighth: a retransmission of its FIN, and nothing else */
+            if (fin && seq + len + 1 == c->rcv_nxt && c->state == TCPS_TIME_WAIT)
                 tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
         }
         m_freem(m);
@@ -383,6 +382,11 @@ text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
         m_adj(m, -(int)over);
         len -= over;
         end -= over;
+    }
+    /* Bytes that came from beyond its end contradict a FIN: one of the two is not the peer's. */
+    if (fin && c->nranges && SEQ_GT(c->range[c->nranges - 1].end, end)) {
+        ack_now(c);
+        fin = false;
     }
     if (fin && !c->rcv_fin_known) {
         c->rcv_fin_known = true;
@@ -455,7 +459,44 @@ reset_input(struct tcp_conn *c, const struct tcp_seg *seg)
         tcp_closed(c, ECONNRESET);
 }
 
-/* conn_input() - RFC 9293 3.10.7.4: any other state; consumes @m */
+/* outside_window() - RFC 9293 3.10.7.4, first; a segment that begins at the right edge may carry an ACK. */
+static bool
+outside_window(struct tcp_conn *c, const struct tcp_seg *seg, uint32_t end)
+{
+    if (SEQ_LT(end, c->rcv_nxt)) {
+        if (seg->len) {
+            c->in->stats.rx_duplicate++;
+            if (ack_acceptable(c, seg)) {
+                c->dsack_start = seg->seq;
+                c->dsack_end = seg->seq + seg->len;
+            }
+        }
+        return true;
+    }
+    if (SEQ_GT(seg->seq, c->rcv_adv)) {
+        c->in->stats.rx_beyond_window += seg->len != 0;
+        return true;
+    }
+    return false;
+}
+
+/* keep_timestamp() - RFC 7323 4.3 (2), once the segment is known to be the peer's */
+static void
+keep_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    if (c->ts_ok && SEQ_LEQ(seg->seq, c->last_ack) &&
+        (SEQ_GEQ(seg->tsval, c->ts_recent) || c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)) {
+        c->ts_recent = seg->tsval;
+        c->ts_recent_age = c->in->now;
+    }
+}
+
+/*
+ * conn_input() - RFC 9293 3.10.7.4: any other state; consumes @m
+ *
+ * Nothing of the connection changes, its timestamp and timers included, before sequence number, flags and
+ * acknowledgement have all been found acceptable.
+ */
 static void
 conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
 {
@@ -472,42 +513,31 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
         reset_input(c, seg);
         goto drop;
     }
-    if (!timestamps_ok(c, seg))
-        goto drop;
-    if (SEQ_LT(end, c->rcv_nxt) || SEQ_GT(seg->seq, c->rcv_adv)) {
-        if (seg->len) {
-            if (SEQ_LT(end, c->rcv_nxt)) {
-                c->in->stats.rx_duplicate++;
-                c->dsack_start = seg->seq;
-                c->dsack_end = seg->seq + seg->len;
-            } else {
-                c->in->stats.rx_beyond_window++;
-            }
-        }
-        if (c->state == TCPS_TIME_WAIT && (seg->flags & TF_FIN))
-            tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
-        ack_now(c);
+    if (seg->flags & TF_SYN) { /* RFC 5961 4.2: wherever it lies */
+        challenge(c);
         goto drop;
     }
-    if (seg->flags & TF_SYN) { /* RFC 5961 4.2 */
-        challenge(c);
+    if (!timestamps_ok(c, seg))
+        goto drop;
+    if (outside_window(c, seg, end)) {
+        ack_now(c);
         goto drop;
     }
     if (!(seg->flags & TF_ACK))
         goto drop;
-
-    /* RFC 7323 4.3 (2) */
-    if (c->ts_ok && SEQ_LEQ(seg->seq, c->last_ack) &&
-        (SEQ_GEQ(seg->tsval, c->ts_recent) || c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)) {
-        c->ts_recent = seg->tsval;
-        c->ts_recent_age = c->in->now;
-    }
-
     if (c->state == TCPS_SYN_RECEIVED) {
         if (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt)) {
             tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
             goto drop;
         }
+    } else if (!ack_acceptable(c, seg)) {
+        challenge(c);
+        goto drop;
+    }
+
+    if (SEQ_GEQ(seg->ack, c->snd_una))
+        keep_timestamp(c, seg);
+    if (c->state == TCPS_SYN_RECEIVED) {
         c->snd_una = c->iss + 1;
         tcp_sb_reset(c);
         if (c->rtt_active)
@@ -518,7 +548,8 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
         c->max_sndwnd = u32_max(c->max_sndwnd, seg->wnd);
         tcp_established(c);
     }
-    if (!ack_input(c, seg) || !fin_acked(c))
+    ack_input(c, seg);
+    if (!fin_acked(c))
         goto drop;
     if (!seg->len && !(seg->flags & TF_FIN))
         goto drop; /* by far the most frequent, while sending */

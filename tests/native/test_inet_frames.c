@@ -827,6 +827,52 @@ test_fin_early(void)
     teardown();
 }
 
+/* A FIN before bytes that have come already: one of the two is forged, and the stream goes on. */
+static void
+test_fin_contradicted(void)
+{
+    setup(15, 1500);
+    greet();
+    establish(true);
+    CHECK_EQ(tcp(ACK, p.seq + 100, p.ack, payload, 100), 1);
+    CHECK_EQ(tcp(FIN | ACK, p.seq + 50, p.ack, payload, 50), 1);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 50), 1);
+    CHECK_EQ(ack(), p.seq + 200);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    CHECK_EQ(tcp(FIN | ACK, p.seq + 200, p.ack, payload, 50), 1);
+    CHECK_EQ(ack(), p.seq + 251);
+    CHECK_EQ(info().state, TCPS_CLOSE_WAIT);
+    CHECK_EQ(info().readable, 250);
+    tcp_abort(conn);
+    teardown();
+}
+
+/* TIME_WAIT begins anew with a retransmitted FIN only: RFC 9293 3.10.7.4, eighth. */
+static void
+test_time_wait(void)
+{
+    setup(16, 1500);
+    greet();
+    establish(true);
+    tcp_shutdown(conn);
+    CHECK_EQ(answers(MS), 1);
+    p.ack++;
+    CHECK_EQ(tcp(FIN | ACK, p.seq, p.ack, NULL, 0), 1);
+    CHECK_EQ(info().state, TCPS_TIME_WAIT);
+    answers(600 * MS);
+    CHECK_EQ(tcp(FIN | ACK, p.seq, p.ack, NULL, 0), 1); /* 2 MSL: a second from now */
+    answers(600 * MS);
+    CHECK_EQ(info().state, TCPS_TIME_WAIT);
+    CHECK_EQ(tcp(FIN | ACK, p.seq - 100, p.ack, payload, 10), 1);
+    CHECK_EQ(tcp(FIN | ACK, p.seq + 1, p.ack, payload, 10), 1);
+    CHECK_EQ(tcp(ACK, p.seq + 1, p.ack, payload, 10), 1);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack + 1, NULL, 0), 1);
+    answers(500 * MS);
+    CHECK_EQ(info().state, TCPS_CLOSED);
+    tcp_close(conn);
+    teardown();
+}
+
 static unsigned
 unreachable(unsigned code, unsigned mtu, uint32_t about)
 {
@@ -979,6 +1025,8 @@ main(void)
     test_duplicates();
     test_acknowledging();
     test_fin_early();
+    test_fin_contradicted();
+    test_time_wait();
     test_unreachable();
     for (uint64_t seed = 1; seed <= (getenv("SEEDS") ? (unsigned)atoi(getenv("SEEDS")) : 5); seed++)
         test_nonsense(seed * 1000);

@@ -11,6 +11,7 @@
 #define MS 1000000ull
 #define S 1000000000ull
 #define PORT 7
+#define SYN_ACK (TF_SYN | TF_ACK)
 
 static const uint8_t mac[2][6] = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}};
 
@@ -698,6 +699,215 @@ test_crumbs(void)
     finish(&w);
 }
 
+/* ---- what could have been sent blindly ---- */
+
+struct forged {
+    uint8_t flags;
+    uint32_t seq, ack;
+    bool ts;
+    uint32_t tsval;
+    unsigned window;
+    unsigned len;
+};
+
+/* forge() - a segment to side @to, as if from the other end of its connection @c; it has arrived. */
+static void
+forge(struct world *w, unsigned to, const struct tcp_conn *c, const struct forged *g)
+{
+    uint8_t f[600] = {0}, *ip = f + ETH_HLEN, *t = ip + IP_HLEN, *opt = t + TCP_HLEN;
+    unsigned optlen = g->ts ? 24 : 12;
+
+    memcpy(f, mac[to], 6);
+    memcpy(f + ETH_SRC, mac[!to], 6);
+    put16(f + ETH_TYPE, ETHERTYPE_IPV4);
+    ip[IPH_VHL] = 0x45;
+    put16(ip + IPH_LEN, (uint16_t)(IP_HLEN + TCP_HLEN + optlen + g->len));
+    ip[IPH_TTL] = 64;
+    ip[IPH_PROTO] = IPPROTO_TCP;
+    put32(ip + IPH_SRC, ntohl(address(!to)));
+    put32(ip + IPH_DST, ntohl(address(to)));
+    put16(ip + IPH_CSUM, (uint16_t)~csum_bytes(ip, IP_HLEN));
+    put16(t + TCPH_SPORT, c->peer_port);
+    put16(t + TCPH_DPORT, c->local_port);
+    put32(t + TCPH_SEQ, g->seq);
+    put32(t + TCPH_ACK, g->ack);
+    t[TCPH_OFF] = (uint8_t)((TCP_HLEN + optlen) << 2);
+    t[TCPH_FLAGS] = g->flags;
+    put16(t + TCPH_WIN, (uint16_t)g->window);
+    if (g->ts) {
+        put32(opt, 0x0101080a);
+        put32(opt + 4, g->tsval);
+        opt += 12;
+    }
+    put32(opt, 0x0101050a); /* all that is in flight, SACKed */
+    put32(opt + 4, c->snd_una + 1);
+    put32(opt + 8, c->snd_nxt);
+    wire_tcp_sum(f, ETH_HLEN + IP_HLEN + TCP_HLEN + optlen + g->len);
+    wire_inject(w->wire, !to, f, ETH_HLEN + IP_HLEN + TCP_HLEN + optlen + g->len, NULL);
+    wire_advance(w->wire, wire_clock(w->wire) + 200000);
+    while (inet_poll(w->inet[to]) > 0)
+        ;
+}
+
+/* unchanged() - but for what an acknowledgement sent in answer writes down */
+static void
+unchanged(const struct tcp_conn *before, const struct tcp_conn *c, unsigned segment)
+{
+    struct tcp_conn now;
+
+    memcpy(&now, c, sizeof(now));
+    CHECK_EQ(c->dsack_start, c->dsack_end); /* reported */
+    now.dsack_start = before->dsack_start;
+    now.dsack_end = before->dsack_end;
+    now.challenges = before->challenges;
+    now.challenge_second = before->challenge_second;
+    now.rcv_adv = before->rcv_adv;
+    now.last_ack = before->last_ack;
+    now.ack_now = before->ack_now;
+    now.timer[TT_DELACK] = before->timer[TT_DELACK];
+    now.output_link = before->output_link;
+    for (size_t i = 0; i < sizeof(now); i++)
+        if (((const char *)&now)[i] != ((const char *)before)[i])
+            CHECK_FAIL("segment %u in state %u changed byte %zu", segment, before->state, i);
+}
+
+static struct tcp_conn *
+conn_in(struct world *w, unsigned side, unsigned state)
+{
+    struct tcp_conn *c;
+
+    TAILQ_FOREACH(c, &w->inet[side]->conns, all_link)
+    if (c->state == state)
+        return c;
+    CHECK_FAIL("side %u has no connection in state %u", side, state);
+    return NULL;
+}
+
+/* reach() - bring a connection of side 0 into @state; what side 1 sends in answer is not read yet */
+static struct tcp_conn *
+reach(struct world *w, unsigned state)
+{
+    if (state == TCPS_SYN_SENT || state == TCPS_SYN_RECEIVED) {
+        unsigned side = state == TCPS_SYN_RECEIVED;
+
+        CHECK_EQ(tcp_listen(w->inet[!side], PORT, 4, &w->listener), 0);
+        CHECK_EQ(tcp_connect(w->inet[side], address(!side), PORT, 0, &w->conn[side]), 0);
+        for (unsigned i = 0; i < 2; i++) { /* ARP, and the SYN */
+            while (poll_both(w))
+                ;
+            wire_advance(w->wire, wire_next(w->wire));
+        }
+        inet_poll(w->inet[side]);
+        wire_advance(w->wire, wire_clock(w->wire) + MS);
+        if (side)
+            inet_poll(w->inet[0]);
+        return conn_in(w, 0, state);
+    }
+    establish(w);
+    run_for(w, MS);
+    switch (state) {
+    case TCPS_ESTABLISHED:
+        feed(w, 0);
+        break;
+    case TCPS_FIN_WAIT_1:
+        tcp_shutdown(w->conn[0]);
+        break;
+    case TCPS_FIN_WAIT_2:
+        tcp_shutdown(w->conn[0]);
+        run_for(w, MS);
+        break;
+    case TCPS_CLOSING:
+        tcp_shutdown(w->conn[0]);
+        tcp_shutdown(w->conn[1]);
+        poll_both(w);
+        wire_advance(w->wire, wire_clock(w->wire) + MS);
+        break;
+    case TCPS_CLOSE_WAIT:
+    case TCPS_LAST_ACK:
+        tcp_shutdown(w->conn[1]);
+        run_for(w, MS);
+        if (state == TCPS_LAST_ACK)
+            tcp_shutdown(w->conn[0]);
+        break;
+    case TCPS_TIME_WAIT:
+        tcp_shutdown(w->conn[0]);
+        run_for(w, MS);
+        tcp_shutdown(w->conn[1]);
+        run_for(w, MS);
+        break;
+    }
+    inet_poll(w->inet[0]);
+    return conn_in(w, 0, state);
+}
+
+/*
+ * RFC 9293 3.10.7, RFC 7323 5.3, RFC 5961: whatever fails one of the checks changes nothing, in any state.
+ *
+ * Windows, options, SACK blocks, FINs and payload come along with each, to be believed.
+ */
+static void
+test_validate_first(void)
+{
+    for (unsigned state = TCPS_SYN_SENT; state <= TCPS_TIME_WAIT; state++) {
+        struct setup s = {.wire = {.seed = 30 + state, .offloads = OFFLOAD_ALL},
+                          .bytes = {3000000, 0}};
+        struct world w = make(&s);
+        struct tcp_conn *c = reach(&w, state), *before = malloc(sizeof(*c));
+        const uint32_t una = c->snd_una, nxt = c->snd_nxt, in_order = c->rcv_nxt;
+        const uint32_t beyond = in_order + c->in->rcvbuf + 1, now = c->ts_recent,
+                       later = now + 0x7ff00000;
+        const uint32_t too_old = una - c->max_sndwnd - 1;
+        const struct forged early[] = {
+            {SYN_ACK, 1000, c->iss, true, 5, 9, 0}, /* of a SYN that is not ours */
+            {SYN_ACK, 1000, nxt + 1, true, 5, 9, 0},
+            {TF_RST | TF_ACK, 1000, nxt + 1, true, 5, 9, 0},
+            {TF_RST, 1000, 0, true, 5, 9, 0},
+            {TF_ACK, 1000, nxt, true, 5, 9, 100},
+            {TF_FIN, 1000, nxt, true, 5, 9, 0},
+        };
+        const struct forged late[] = {
+            {TF_ACK, in_order, nxt + 1, true, later, 9, 0}, /* of what was never sent */
+            {TF_ACK | TF_FIN, in_order, nxt + 9998, true, later, 9, 100},
+            {TF_ACK, in_order - 50, nxt + 1, true, later, 9, 100},
+            {TF_ACK, in_order, too_old, true, later, 9, 100},
+            {TF_ACK | TF_FIN, in_order, too_old, true, later, 9, 0},
+            {TF_ACK, in_order - 200, nxt, true, later, 9, 100}, /* outside the window */
+            {TF_ACK | TF_FIN, in_order - 200, nxt, true, later, 9, 100},
+            {TF_ACK, in_order - 1, nxt, true, later, 0, 0},
+            {TF_ACK | TF_FIN, beyond, nxt, true, later, 0, 100},
+            {TF_ACK, in_order, nxt, true, now - 1, 0, 100}, /* older than what has come */
+            {TF_ACK | TF_FIN, in_order, nxt, false, 0, 0, 100},
+            {0, in_order, nxt, true, later, 0, 100}, /* without an acknowledgement */
+            {TF_FIN, in_order, nxt, true, later, 0, 0},
+            {TF_SYN, in_order, nxt, true, later, 0, 0},
+            {TF_SYN, beyond + 70000, nxt, true, later, 0, 0},
+            {SYN_ACK, in_order, nxt + 1, true, later, 0, 0},
+            {TF_RST, in_order + 1, 0, true, later, 0, 0},
+            {TF_RST | TF_ACK, in_order - 1, nxt, true, later, 0, 0},
+            {TF_RST | TF_ACK, beyond, nxt, true, later, 0, 0},
+        };
+        const struct forged *all = state == TCPS_SYN_SENT ? early : late;
+        unsigned n =
+            state == TCPS_SYN_SENT ? sizeof(early) / sizeof(*early) : sizeof(late) / sizeof(*late);
+
+        for (unsigned i = 0; i < n; i++) {
+            memcpy(before, c, sizeof(*c));
+            forge(&w, 0, c, &all[i]);
+            unchanged(before, c, i);
+        }
+        free(before);
+        if (state == TCPS_ESTABLISHED)
+            transfer(&w);
+        /* A listener's connection that was not finished goes with it. */
+        for (unsigned i = 0; i < 2; i++)
+            if (w.conn[i])
+                tcp_abort(w.conn[i]);
+        tcp_close(w.listener);
+        run_for(&w, 700 * S);
+        unmake(&w);
+    }
+}
+
 int
 main(void)
 {
@@ -709,6 +919,7 @@ main(void)
     test_silly_window();
     test_dry_pool();
     test_crumbs();
+    test_validate_first();
     test_harm();
     return 0;
 }
