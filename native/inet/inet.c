@@ -80,7 +80,6 @@ inet_allow(struct inet *in, uint32_t *count, uint32_t limit)
     if (in->limit_second != second) {
         in->limit_second = second;
         in->rst_sent = 0;
-        in->challenges_sent = 0;
     }
     return (*count)++ < limit;
 }

@@ -22,7 +22,6 @@
 #define INET_TIMER_SKIPS 16     /* polls that may put the timers off while frames keep coming */
 #define INET_RETRY_NS NS_PER_MS /* until output is tried again that found no room */
 #define INET_RST_PER_S 1000     /* resets for segments of no connection */
-#define INET_CHALLENGE_PER_S 1000
 
 /* Ethernet, IP and TCP headers at their longest: what is looked at before the payload. */
 #define FRAME_HDR_MAX (ETH_HLEN + IP_HLEN_MAX + TCP_HLEN_MAX)
@@ -80,8 +79,8 @@ struct inet {
 
     uint64_t rng;
     uint64_t secret[2];
-    uint64_t limit_second; /* which second the two counts below are of */
-    uint32_t rst_sent, challenges_sent;
+    uint64_t limit_second; /* which second the count below is of */
+    uint32_t rst_sent;
 
     struct mbuf *unclaimed, **unclaimed_tail; /* by m_nextpkt */
     uint32_t nunclaimed, max_unclaimed;

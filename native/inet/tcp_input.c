@@ -23,11 +23,35 @@ challenge(struct tcp_conn *c)
         c->challenge_second = second;
         c->challenges = 0;
     }
-    if (c->challenges >= 5 || !inet_allow(in, &in->challenges_sent, INET_CHALLENGE_PER_S))
+    /* A limit that connections shared would tell each of them of the others' (RFC 5961 7). */
+    if (c->challenges >= TCP_CHALLENGES_PER_S)
         return;
     c->challenges++;
     in->stats.tx_challenge_ack++;
     ack_now(c);
+}
+
+/* stray_allowed() - may a segment that is of no use be answered already? */
+static bool
+stray_allowed(struct tcp_conn *c)
+{
+    if (c->in->now < c->stray_next)
+        return false;
+    c->stray_next = c->in->now + TCP_STRAY_INTERVAL;
+    return true;
+}
+
+/*
+ * answer_stray() - RFC 9293 3.10.7.4, first: an unacceptable segment is told where we are
+ *
+ * One without payload is answered in measure: two ends that disagree would answer each other's answers for
+ * ever. One with payload is no answer, and may be sent again because our acknowledgement was lost.
+ */
+static void
+answer_stray(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    if (seg->len || (seg->flags & TF_FIN) || stray_allowed(c))
+        ack_now(c);
 }
 
 /* ack_acceptable() - RFC 5961 5.2: of something sent, and not older than any window there was */
@@ -434,7 +458,7 @@ timestamps_ok(struct tcp_conn *c, const struct tcp_seg *seg)
     if (c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)
         return true; /* 5.5: older than the clock's own wrap */
     c->in->stats.rx_paws++;
-    ack_now(c);
+    answer_stray(c, seg);
     return false;
 }
 
@@ -505,7 +529,7 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     /* A handshake that was answered and not heard: answer again. */
     if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
         seg->seq == c->irs) {
-        if (c->snd_nxt != c->iss)
+        if (c->snd_nxt != c->iss && stray_allowed(c))
             tcp_send_control(c, c->iss, TF_SYN | TF_ACK);
         goto drop;
     }
@@ -520,7 +544,7 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     if (!timestamps_ok(c, seg))
         goto drop;
     if (outside_window(c, seg, end)) {
-        ack_now(c);
+        answer_stray(c, seg);
         goto drop;
     }
     if (!(seg->flags & TF_ACK))

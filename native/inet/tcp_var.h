@@ -39,8 +39,10 @@ seq_min(uint32_t a, uint32_t b)
 #define TCP_SYN_RETRIES 5    /* a minute in all */
 #define TCP_RETRIES 11       /* three to five minutes; RFC 9293 3.8.3 wants 100 seconds at least */
 #define TCP_ORPHAN_RETRIES 7 /* once nobody waits for it */
-#define TCP_MSL (500 * NS_PER_MS)      /* one wire, no routers that could keep a segment */
-#define TCP_FIN_WAIT_2 (60 * NS_PER_S) /* for a peer that never finishes, once nobody waits */
+#define TCP_MSL (500 * NS_PER_MS)            /* one wire, no routers that could keep a segment */
+#define TCP_FIN_WAIT_2 (60 * NS_PER_S)       /* for a peer that never finishes, once nobody waits */
+#define TCP_CHALLENGES_PER_S 5               /* of one connection, RFC 5961 7 */
+#define TCP_STRAY_INTERVAL (500 * NS_PER_MS) /* between answers to segments of no use */
 #define TCP_PAWS_IDLE (24ull * 86400 * NS_PER_S) /* RFC 7323 5.5 */
 
 #define TCP_OUTPUT_FRAMES 64 /* transmitted in one go, before acknowledgements are looked at */
@@ -170,7 +172,7 @@ struct tcp_conn {
     TAILQ_ENTRY(tcp_conn) all_link, hash_link, output_link, accept_link;
 
     uint64_t bytes_acked, bytes_received, retransmits;
-    uint64_t challenge_second;
+    uint64_t challenge_second, stray_next;
     unsigned challenges;
 
     struct tcp_scoreboard sb;

@@ -656,6 +656,45 @@ test_blind(void)
     teardown();
 }
 
+/*
+ * A segment of no use is told where we are: one without payload every 500 ms at most, as Linux does
+ * (tcp_invalid_ratelimit), and one with payload always, because our acknowledgement may have been lost.
+ */
+static void
+test_in_measure(void)
+{
+    setup(14, 1500);
+    greet();
+    establish(true);
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK_EQ(tcp(ACK, p.seq - 1, p.ack, NULL, 0), 1);
+        CHECK_EQ(ack(), p.seq);
+        CHECK_EQ(tcp(ACK, p.seq - 1, p.ack, NULL, 0), 0); /* before the window */
+        CHECK_EQ(tcp(ACK, p.seq + (1 << 30), p.ack, NULL, 0), 0);
+        p.tsval -= 10;
+        CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0); /* PAWS */
+        p.tsval += 10;
+        CHECK_EQ(tcp(ACK, p.seq - 10, p.ack, payload, 5), 1);
+        CHECK_EQ(tcp(ACK, p.seq + (1 << 30), p.ack, payload, 5), 1);
+        CHECK_EQ(answers(500 * MS), 0);
+    }
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    tcp_abort(conn);
+    answers(MS);
+    /* a SYN that comes again before its answer can have been missed */
+    p.ts = false;
+    CHECK_EQ(tcp_listen(inet, 80, 2, &listener), 0);
+    CHECK_EQ(tcp(SYN, 5000, 0, NULL, 0), 1);
+    CHECK_EQ(tcp(SYN, 5000, 0, NULL, 0), 1);
+    CHECK_EQ(flags(), SYN | ACK);
+    CHECK_EQ(tcp(SYN, 5000, 0, NULL, 0), 0);
+    CHECK_EQ(answers(500 * MS), 0);
+    CHECK_EQ(tcp(SYN, 5000, 0, NULL, 0), 1);
+    CHECK_EQ(ack(), 5001);
+    tcp_close(listener);
+    teardown();
+}
+
 /* What is held out of order is reported, the newest first; duplicates too. */
 static void
 test_sack(void)
@@ -1020,6 +1059,7 @@ main(void)
     test_unclaimed();
     test_no_connection();
     test_blind();
+    test_in_measure();
     test_sack();
     test_recovery();
     test_duplicates();

@@ -761,6 +761,7 @@ unchanged(const struct tcp_conn *before, const struct tcp_conn *c, unsigned segm
     now.dsack_end = before->dsack_end;
     now.challenges = before->challenges;
     now.challenge_second = before->challenge_second;
+    now.stray_next = before->stray_next;
     now.rcv_adv = before->rcv_adv;
     now.last_ack = before->last_ack;
     now.ack_now = before->ack_now;
@@ -908,6 +909,46 @@ test_validate_first(void)
     }
 }
 
+/* One forged segment to each of two ends, and neither agrees with the other: no war of acknowledgements. */
+static void
+test_ack_war(void)
+{
+    struct setup s = {.wire = {.seed = 50, .offloads = OFFLOAD_ALL}};
+    struct inet_stats before, after;
+
+    /* PAWS alone: each holds the other's timestamps to be old; sequence numbers alone; both */
+    for (unsigned kind = 1; kind <= 3; kind++) {
+        struct world w = make(&s);
+        struct forged g[2];
+
+        establish(&w);
+        run_for(&w, MS);
+        for (unsigned i = 0; i < 2; i++) {
+            const struct tcp_conn *c = w.conn[i];
+
+            g[i] = (struct forged){TF_ACK,       c->rcv_nxt, c->snd_nxt,      true,
+                                   c->ts_recent, 1000,       kind & 2 ? 9 : 0};
+            if (kind & 1)
+                g[i].tsval += 3600 * 1000;
+        }
+        for (unsigned i = 0; i < 2; i++)
+            forge(&w, i, w.conn[i], &g[i]);
+        if (kind == 1) /* a word to begin with */
+            forge(&w, 0, w.conn[0],
+                  &(struct forged){TF_ACK, g[0].seq - 1, g[0].ack, true, g[0].tsval, 1000, 0});
+        run_for(&w, S);
+        inet_get_stats(w.inet[0], &before);
+        run_for(&w, 10 * S);
+        inet_get_stats(w.inet[0], &after);
+        CHECK(after.tx_tcp - before.tx_tcp <= 20); /* two a second */
+        CHECK_EQ(info(&w, 0).state, TCPS_ESTABLISHED);
+        for (unsigned i = 0; i < 2; i++)
+            tcp_abort(w.conn[i]);
+        tcp_close(w.listener);
+        unmake(&w);
+    }
+}
+
 int
 main(void)
 {
@@ -920,6 +961,7 @@ main(void)
     test_dry_pool();
     test_crumbs();
     test_validate_first();
+    test_ack_war();
     test_harm();
     return 0;
 }
