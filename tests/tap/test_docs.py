@@ -1,4 +1,4 @@
-"""The examples of the README, run as they stand."""
+"""The examples of the README and the pages of docs/, run as they stand."""
 
 import os
 import re
@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-FOR_PYTEST = [e for e in EXAMPLES if "def test_" in e]
-PROGRAMS = [e for e in EXAMPLES if e not in FOR_PYTEST]
+CHECKOUT = Path(__file__).parents[2]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+EXAMPLES = {
+    f"{page.stem}-{n}": example
+    for page in PAGES
+    for n, example in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
+}
+FOR_PYTEST = {name: e for name, e in EXAMPLES.items() if "def test_" in e}
+PROGRAMS = {name: e for name, e in EXAMPLES.items() if name not in FOR_PYTEST}
 
 
-@pytest.mark.parametrize("example", PROGRAMS, ids=[str(n) for n in range(len(PROGRAMS))])
+@pytest.mark.parametrize("example", PROGRAMS.values(), ids=list(PROGRAMS))
 def test_it_runs(example):
     if "header_split" in example and os.environ.get("NIC_HARNESS_DEVICE") == "vhost_net":
         pytest.skip("vhost_net does not split headers")
@@ -25,7 +32,7 @@ def test_it_runs(example):
     assert done.stdout
 
 
-@pytest.mark.parametrize("example", FOR_PYTEST, ids=[str(n) for n in range(len(FOR_PYTEST))])
+@pytest.mark.parametrize("example", FOR_PYTEST.values(), ids=list(FOR_PYTEST))
 def test_it_passes(pytester, example):
     pytester.makepyfile(example)
     result = pytester.runpytest("-p", "no:cacheprovider")
@@ -34,7 +41,7 @@ def test_it_passes(pytester, example):
 
 def output_of(words):
     """Run the example that has these words."""
-    (example,) = [e for e in PROGRAMS if words in e]
+    (example,) = [e for e in PROGRAMS.values() if words in e]
     command = [sys.executable, "-c", example]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -46,3 +53,14 @@ def test_what_they_print(device):
     assert output_of("Faults(").startswith(f"capture(faults({device})) on tap0")
     assert "is at 02:00:00:00:00:01" in output_of("NicSocket")
     assert "copied: 0\n" in output_of("sendfile")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_its_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short():
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
