@@ -6,7 +6,7 @@
 #include <harness/decls.h>
 #include <sys/types.h>
 
-#include <vm/vm.h>
+#include <vm/vm_page.h> /* VM_PAGE_TO_PHYS(), by which a page's KVA is found */
 
 HARNESS_BEGIN_DECLS
 

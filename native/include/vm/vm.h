@@ -14,6 +14,8 @@ typedef uint64_t vm_paddr_t;   /* physical address: byte offset into the arena *
 typedef size_t vm_size_t;      /* bytes */
 typedef uint64_t vm_pindex_t;  /* page number within an object */
 typedef int64_t vm_ooffset_t;  /* byte offset within an object */
+/* <sys/types.h> has it too, but not in strict C (-std=c11). */
+typedef char *caddr_t;
 
 struct vm_page;
 typedef struct vm_page *vm_page_t;
