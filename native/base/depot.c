@@ -116,15 +116,6 @@ depot_total(struct depot *d)
     return n;
 }
 
-void
-depot_flush(struct depot *d)
-{
-    struct magazine *m = (struct magazine *)(void *)perthread_find(d);
-
-    if (m)
-        give_back(d, m, m->n);
-}
-
 struct magazine *
 depot_magazine_slow(struct depot *d, struct depot_lookaside *l)
 {

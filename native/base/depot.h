@@ -57,8 +57,6 @@ void depot_remove(struct depot *d);
 size_t depot_free_count(struct depot *d);
 /* depot_total() - objects that exist */
 size_t depot_total(struct depot *d);
-/* depot_flush() - give this thread's magazine back to the list. */
-void depot_flush(struct depot *d);
 
 struct magazine *depot_magazine_slow(struct depot *d, struct depot_lookaside *l);
 void *depot_get_slow(struct depot *d, struct magazine *m);

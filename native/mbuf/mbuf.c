@@ -209,7 +209,6 @@ ext_share(struct mbuf *n, struct mbuf *m)
     n->m_ext.ext_buf = m->m_ext.ext_buf;
     n->m_ext.ext_size = m->m_ext.ext_size;
     n->m_ext.ext_type = m->m_ext.ext_type;
-    n->m_ext.ext_flags = m->m_ext.ext_flags;
     n->m_ext.ext_owner = owner;
     n->m_flags |= M_EXT | (m->m_flags & M_RDONLY);
 }
@@ -593,31 +592,6 @@ m_copydata(const struct mbuf *m, int off, int len, caddr_t cp)
         len -= part;
         off = 0;
         m = m->m_next;
-    }
-    return 0;
-}
-
-int
-mb_copyback(struct mbuf *m, int off, int len, const char *cp)
-{
-    if (off < 0 || len < 0 || m_length(m, NULL) < (unsigned)off + (unsigned)len)
-        return -EINVAL;
-    for (struct mbuf *n = m; n; n = n->m_next) {
-        if (!m_writable(n))
-            return -EROFS;
-    }
-    while (off > 0 && off >= m->m_len) {
-        off -= m->m_len;
-        m = m->m_next;
-    }
-    for (; len > 0; m = m->m_next) {
-        int part = m->m_len - off < len ? m->m_len - off : len;
-
-        memcpy(m->m_data + off, cp, (size_t)part);
-        count_copy(m, (size_t)part);
-        cp += part;
-        len -= part;
-        off = 0;
     }
     return 0;
 }

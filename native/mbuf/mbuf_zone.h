@@ -16,7 +16,6 @@ struct mbuf_zone {
     pthread_mutex_t grow_lock;
     struct mbuf_slab *slabs;
     _Atomic uint64_t refused;
-    _Atomic uint64_t ext_shared_frees; /* external frees dropped by other than the first owner */
 };
 
 /* mbuf_zone_create() - at most @limit mbufs, grown in slabs; 0 or -errno. */
@@ -28,9 +27,6 @@ void mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out);
 /* mb_get(), mb_gethdr() - m_get() and m_gethdr() for a stated zone; NULL when out. */
 struct mbuf *mb_get(struct mbuf_zone *z);
 struct mbuf *mb_gethdr(struct mbuf_zone *z);
-
-/* mb_copyback() - write @len bytes of @cp at @off into writable, existing chain bytes; 0 or -errno. */
-int mb_copyback(struct mbuf *m, int off, int len, const char *cp);
 
 /*
  * mb_frombytes() - a packet that holds a copy of @len bytes; counted as copied

@@ -215,15 +215,3 @@ uring_unregister_files(struct uring *u)
 {
     return reg(u, IORING_UNREGISTER_FILES, NULL, 0);
 }
-
-int
-uring_register_buffers(struct uring *u, const struct iovec *iov, unsigned n)
-{
-    return reg(u, IORING_REGISTER_BUFFERS, iov, n);
-}
-
-int
-uring_unregister_buffers(struct uring *u)
-{
-    return reg(u, IORING_UNREGISTER_BUFFERS, NULL, 0);
-}

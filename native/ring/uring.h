@@ -124,10 +124,6 @@ void uring_advance(struct uring *u, uint32_t n);
 int uring_register_files(struct uring *u, const int *fds, unsigned n);
 /* uring_unregister_files() - let go of them, now; 0 or -errno */
 int uring_unregister_files(struct uring *u);
-/* uring_register_buffers() - memory pinned once (IORING_OP_*_FIXED); 0 or -errno. */
-int uring_register_buffers(struct uring *u, const struct iovec *iov, unsigned n);
-/* uring_unregister_buffers() - 0 or -errno. */
-int uring_unregister_buffers(struct uring *u);
 
 /* What a request does, its flags and user_data left to the caller. @fd: descriptor, or its number with IOSQE_FIXED_FILE. */
 static inline void

@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include <vm/vm.h>
+
 HARNESS_BEGIN_DECLS
 
 #define MSIZE 256
@@ -84,16 +86,13 @@ struct mbuf_ext {
     caddr_t ext_buf;   /* start of the storage */
     uint32_t ext_size; /* bytes */
     uint8_t ext_type;  /* EXT_* */
-    uint8_t ext_flags; /* EXT_FLAG_* */
-    uint16_t ext_pad;
+    uint8_t ext_pad[3];
     struct mbuf *ext_owner; /* the mbuf that holds the count; itself when it is the first */
     uint32_t ext_count;     /* references; valid in the owner; accessed atomically */
     uint32_t ext_pad2;
     ext_free_t *ext_free; /* valid in the owner */
     void *ext_args;       /* valid in the owner */
 };
-
-#define EXT_FLAG_OWNER_GONE 0x01 /* the owner was freed; its body waits for the last reference */
 
 struct m_hdr {
     struct mbuf *mh_next;
