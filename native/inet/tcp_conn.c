@@ -569,7 +569,6 @@ tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out)
 {
     uint32_t data_nxt = c->fin_sent ? c->snd_end_seq : c->snd_nxt;
     uint32_t una = seq_min(seq_max(c->snd_una, c->iss + 1), c->snd_end_seq);
-    uint64_t rto = u64_min(c->rto << u32_min(c->backoff, 16), TCP_RTO_MAX);
 
     data_nxt = seq_max(data_nxt, una);
     *out = (struct tcp_info_s){
@@ -584,7 +583,7 @@ tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out)
         .unacked = c->state == TCPS_CLOSED ? 0 : data_nxt - una,
         .readable = c->rcv_cc,
         .srtt_us = (uint32_t)(c->srtt / NS_PER_US),
-        .rto_us = (uint32_t)(rto / NS_PER_US),
+        .rto_us = (uint32_t)(tcp_rto(c) / NS_PER_US),
         .local_addr = htonl(c->in->addr),
         .peer_addr = htonl(c->peer),
         .local_port = c->local_port,

@@ -195,23 +195,23 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
 {
     struct inet *in = c->in;
     uint32_t acked, sacked = 0;
-    bool update;
+    bool update, opened;
 
     if (SEQ_LT(seg->ack, c->snd_una))
         return; /* old */
     /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1. */
     if (!c->snd_wnd || c->rexmt == RM_PERSIST)
         c->retries = 0;
-    update = SEQ_GT(seg->ack, c->snd_una) || SEQ_GT(seg->seq, c->snd_wl1) ||
-             (seg->seq == c->snd_wl1 && seg->wnd > c->snd_wnd);
     acked = seg->ack - c->snd_una;
+    /* SND.WL2 is at most SND.UNA: what is not older than the last update counts, a smaller window too. */
+    update = acked || SEQ_GEQ(seg->seq, c->snd_wl1);
 
     if (acked) {
         c->snd_una = seg->ack;
         c->bytes_acked += acked - (c->fin_sent && seg->ack == c->snd_end_seq + 1);
         tcp_sndbuf_ack(c);
         tcp_sb_ack(c);
-        c->retries = c->backoff = 0;
+        c->retries = c->backoff = c->probes = 0;
         c->soft_error = 0;
         if (c->rtt_active && SEQ_GEQ(seg->ack, c->rtt_seq)) {
             c->rtt_active = false;
@@ -237,6 +237,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
     }
 
     if (update) {
+        opened = seg->wnd && !c->snd_wnd && c->probes && tcp_flight(c);
         if (seg->wnd > c->snd_wnd || acked)
             tcp_want_output(c);
         c->snd_wnd = seg->wnd;
@@ -244,7 +245,14 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
         c->max_sndwnd = u32_max(c->max_sndwnd, seg->wnd);
         if (c->rexmt == RM_PERSIST && c->snd_una == c->snd_nxt && tcp_snd_window(c) >= c->mss) {
             c->timer[TT_REXMT] = NEVER;
-            c->backoff = 0;
+            c->probes = 0;
+        }
+        if (opened) { /* what it refused is sent again now, not when the next probe is due */
+            c->probes = 0;
+            c->dupacks = 0;
+            c->force_rtx = true;
+            tcp_sb_lose_all(c);
+            tcp_arm_rexmt(c);
         }
     }
     /* RFC 8985 7.4: the probe arrived, two round trips after what is missing below it. */
@@ -529,8 +537,9 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     /* A handshake that was answered and not heard: answer again. */
     if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
         seg->seq == c->irs) {
-        if (c->snd_nxt != c->iss && stray_allowed(c))
+        if (c->snd_nxt != c->iss && stray_allowed(c)) {
             tcp_send_control(c, c->iss, TF_SYN | TF_ACK);
+        }
         goto drop;
     }
     if (seg->flags & TF_RST) {

@@ -205,20 +205,39 @@ send_data(struct tcp_conn *c, uint32_t seq, uint32_t len, struct tcp_cursor *cur
     return (int64_t)len + fin;
 }
 
+/*
+ * window_at() - bytes from @seq on, which was sent before, that the peer's window takes
+ *
+ * RFC 9293 3.8.6: what lies beyond a window that has shrunk is not sent again. The first segment is, when it
+ * has shut: it asks whether it is open again (3.8.6.1).
+ */
+static uint32_t
+window_at(const struct tcp_conn *c, uint32_t seq)
+{
+    uint32_t edge = c->snd_una + c->snd_wnd;
+
+    if (!tcp_window_shrunk(c))
+        return UINT32_MAX;
+    if (SEQ_LT(seq, edge))
+        return edge - seq;
+    return seq == c->snd_una ? c->mss : 0;
+}
+
 /* retransmit() - one frame of what was lost; sequence numbers sent, 0: cwnd is full, or -errno. */
 static int64_t
 retransmit(struct tcp_conn *c, struct tcp_hole *h, uint32_t room)
 {
-    uint32_t left = h->end - h->rxmit, len;
+    uint32_t left = h->end - h->rxmit, window = window_at(c, h->rxmit), len;
     int64_t sent;
 
     if (c->force_rtx)
         room = u32_max(room, c->mss);
-    len = u32_min(left, u32_min(room, c->gso_max));
+    len = u32_min(u32_min(left, window), u32_min(room, c->gso_max));
     if (len < left) {
-        if (len < c->mss)
+        if (len >= c->mss)
+            len -= len % c->mss;
+        else if (len != window || h->rxmit != c->snd_una)
             return 0;
-        len -= len % c->mss;
     }
     sent = send_data(c, h->rxmit, len, &c->rtx_cur);
     if (sent <= 0)
@@ -363,6 +382,7 @@ tcp_transmit(struct tcp_conn *c)
     if (fresh) {
         c->max_flight = tcp_flight(c);
         c->probe_out = false;
+        c->probes = 0;
     }
     if (c->snd_una != c->snd_nxt) {
         if (fresh || c->timer[TT_REXMT] == NEVER || (sent_any && c->rexmt == RM_PERSIST))
@@ -373,9 +393,9 @@ tcp_transmit(struct tcp_conn *c)
     if (tcp_snd_window(c) < u32_min(avail, c->mss) && c->timer[TT_REXMT] == NEVER) {
         /* Data wait and nothing is in flight that could bring an acknowledgement: RFC 9293 3.8.6.1. */
         c->rexmt = RM_PERSIST;
-        c->backoff = 0;
+        c->probes = 0;
         c->retries = 0;
-        tcp_arm(c, TT_REXMT, c->rto);
+        tcp_arm(c, TT_REXMT, tcp_rto(c));
     }
 }
 

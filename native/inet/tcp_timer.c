@@ -11,16 +11,16 @@ tcp_arm(struct tcp_conn *c, enum tcp_timer t, uint64_t delay)
     inet_timer(c->in, c->timer[t]);
 }
 
-static uint64_t
-rto_backed_off(const struct tcp_conn *c)
+uint64_t
+tcp_rto(const struct tcp_conn *c)
 {
-    return u64_min(c->rto << u32_min(c->backoff, 16), TCP_RTO_MAX);
+    return u64_min(c->rto << u32_min(c->backoff + c->probes, 16), TCP_RTO_MAX);
 }
 
 void
 tcp_arm_rexmt(struct tcp_conn *c)
 {
-    uint64_t delay = rto_backed_off(c), pto;
+    uint64_t delay = tcp_rto(c), pto;
 
     c->rexmt = RM_RTO;
     /*
@@ -28,7 +28,7 @@ tcp_arm_rexmt(struct tcp_conn *c)
      * nothing else is known to be wrong. A single segment's may be delayed longer than the timeout.
      */
     if (c->sack_ok && c->cc == CC_OPEN && !c->probe_out && !c->backoff && c->srtt &&
-        !c->sb.sacked && tcp_synchronized(c) && tcp_flight(c) > c->mss) {
+        !c->sb.sacked && tcp_synchronized(c) && tcp_flight(c) > c->mss && !tcp_window_shrunk(c)) {
         pto = 2 * c->srtt;
         if (pto < TCP_PTO_MIN)
             pto = TCP_PTO_MIN;
@@ -82,8 +82,14 @@ timeout(struct tcp_conn *c)
     /* What is missing may be missing because it cannot be sent any more: not every device tells. */
     if (too_often(c) || !tcp_check_sndbuf(c))
         return;
-    c->in->stats.tx_rto++;
-    c->backoff++;
+    /* RFC 9293 3.8.6.1: against a shut window it is a probe, and says nothing of the path. */
+    if (tcp_synchronized(c) && !c->snd_wnd) {
+        c->in->stats.tx_probes++;
+        c->probes++;
+    } else {
+        c->in->stats.tx_rto++;
+        c->backoff++;
+    }
     c->rtt_active = false;
     if (!tcp_synchronized(c)) {
         /* RFC 6298 5.7 is for data; the handshake's own segment goes out again, or at last. */
@@ -120,21 +126,22 @@ rexmt_timer(struct tcp_conn *c)
             return;
         if (too_often(c) || !tcp_check_sndbuf(c))
             return;
-        c->backoff++;
+        c->probes++;
         tcp_send_persist(c);
         if (c->snd_una != c->snd_nxt) {
-            c->backoff = 0;
+            c->probes = 0;
             tcp_arm_rexmt(c);
         } else {
-            tcp_arm(c, TT_REXMT, rto_backed_off(c));
+            tcp_arm(c, TT_REXMT, tcp_rto(c));
         }
         return;
     }
     if (tcp_synchronized(c) && c->snd_una == c->snd_nxt)
         return;
     if (c->rexmt == RM_PROBE) {
-        tcp_send_probe(c);
-        tcp_arm_rexmt(c); /* probe_out: now the timeout */
+        if (!tcp_window_shrunk(c))
+            tcp_send_probe(c);
+        tcp_arm_rexmt(c); /* probe_out, or shrunk: now the timeout */
         return;
     }
     timeout(c);

@@ -139,6 +139,8 @@ struct tcp_conn {
     uint64_t srtt, rttvar, rto, rtt_start;
     uint32_t rtt_seq;
     unsigned backoff, retries;
+    unsigned
+        probes; /* of a shut window since it was last open, or since anything was acknowledged */
 
     /* frames start with this: Ethernet, IP, TCP, timestamps */
     uint8_t tmpl[ETH_HLEN + IP_HLEN + TCP_HLEN + TCPO_TS_ALIGNED];
@@ -243,6 +245,13 @@ tcp_snd_window(const struct tcp_conn *c)
     return (int32_t)window < 0 ? 0 : window;
 }
 
+/* tcp_window_shrunk() - has the peer's window been taken back from below what is in flight? */
+static inline bool
+tcp_window_shrunk(const struct tcp_conn *c)
+{
+    return SEQ_LT(c->snd_una + c->snd_wnd + c->fin_sent, c->snd_nxt);
+}
+
 static inline uint32_t
 tcp_ts_now(const struct tcp_conn *c)
 {
@@ -279,7 +288,10 @@ uint32_t tcp_rcv_window(const struct tcp_conn *c);
 void tcp_arm(struct tcp_conn *c, enum tcp_timer t, uint64_t delay);
 /* tcp_arm_rexmt() - timeout or tail loss probe for what is in flight. */
 void tcp_arm_rexmt(struct tcp_conn *c);
+/* tcp_rtt_sample() - RFC 6298 2: a valid round trip, which ends what backing off there was */
 void tcp_rtt_sample(struct tcp_conn *c, uint64_t rtt);
+/* tcp_rto() - the retransmission timeout, backed off */
+uint64_t tcp_rto(const struct tcp_conn *c);
 
 /* -- tcp_sack.c: the scoreboard -- */
 

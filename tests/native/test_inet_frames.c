@@ -846,6 +846,107 @@ test_acknowledging(void)
     teardown();
 }
 
+/* still_there() - the peer's ARP entry is fresh again */
+static void
+still_there(void)
+{
+    uint8_t f[60];
+
+    send_frame(f, arp(f, 1, PEER, US, peer_mac));
+}
+
+/*
+ * RFC 9293 3.8.6: a peer takes its window back, below what is in flight, with an acknowledgement of nothing new.
+ * It throws away what comes, and answers. However long it does so the connection lives, with one segment
+ * now and then; and once the window is open, everything goes on at once.
+ */
+static void
+test_window_taken_back(bool options)
+{
+    const unsigned mss = options ? 988 : 536;
+    uint32_t una;
+    uint64_t since = 0, longest = 0;
+    unsigned probes = 0;
+
+    setup(20, 1500);
+    greet();
+    establish(options);
+    enqueue(5000);
+    CHECK(answers(MS) >= 5000 / mss);
+    una = p.ack + 2 * mss;
+    tcp(ACK, p.seq, una, NULL, 0);
+    p.window = 0;
+    tcp(ACK, p.seq, una, NULL, 0);
+    CHECK_EQ(info().snd_wnd, 0);
+    while (probes < 100) {
+        since += 100 * MS;
+        CHECK(since <= 70 * S);
+        last_len = 0;
+        if (since % S == 0)
+            still_there();
+        answers(100 * MS);
+        if (!last_len || get16(last + 12) != 0x0800)
+            continue;
+        CHECK_EQ(seq(), una);
+        CHECK(data_len() <= mss);
+        if (++probes % 2) /* every second answer is lost */
+            CHECK_EQ(tcp(ACK, p.seq, una, NULL, 0), 0);
+        longest = since > longest ? since : longest;
+        since = 0;
+    }
+    CHECK(longest >= 59 * S);
+    CHECK_EQ(info().error, 0);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    /* open, by less than what was in flight: nothing beyond it */
+    still_there();
+    p.window = options ? 3000 / 4 : 3000;
+    CHECK(tcp(ACK, p.seq, una, NULL, 0) >= 1);
+    CHECK((int32_t)(seq() + data_len() - una - 3000) <= 0);
+    for (p.ack += 5000; una != p.ack;) {
+        una += mss;
+        una = (int32_t)(una - p.ack) > 0 ? p.ack : una;
+        if (tcp(ACK, p.seq, una, NULL, 0))
+            CHECK((int32_t)(seq() + data_len() - una - 3000) <= 0);
+    }
+    CHECK_EQ(info().unacked, 0);
+    CHECK_EQ(info().rto_us, 200000); /* no loss of the path's: nothing to back off from */
+    tcp_abort(conn);
+    teardown();
+}
+
+/* A window smaller than a segment is filled by a retransmission; what lies beyond it waits. */
+static void
+test_window_smaller(void)
+{
+    setup(21, 1500);
+    greet();
+    establish(false);
+    enqueue(3000);
+    CHECK_EQ(answers(MS), 6);
+    p.window = 100;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0);
+    CHECK_EQ(info().snd_wnd, 100);
+    CHECK_EQ(answers(250 * MS), 1);
+    CHECK_EQ(seq(), p.ack);
+    CHECK_EQ(data_len(), 100);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack + 100, NULL, 0), 1);
+    CHECK_EQ(seq(), p.ack + 100);
+    CHECK_EQ(data_len(), 100);
+    /* an older segment's window is not believed */
+    p.seq += 10;
+    p.window = 5000;
+    CHECK(tcp(ACK | PSH, p.seq - 10, p.ack + 100, payload, 10) >= 1);
+    CHECK_EQ(info().snd_wnd, 5000);
+    p.window = 50;
+    tcp(ACK | PSH, p.seq, p.ack + 100, payload, 10);
+    CHECK_EQ(info().snd_wnd, 50);
+    p.window = 7000;
+    tcp(ACK | PSH, p.seq - 10, p.ack + 100, payload, 10);
+    CHECK_EQ(info().snd_wnd, 50);
+    tcp_abort(conn);
+    teardown();
+}
+
 /* Data behind a FIN, and a FIN that comes before its data. */
 static void
 test_fin_early(void)
@@ -1064,6 +1165,9 @@ main(void)
     test_recovery();
     test_duplicates();
     test_acknowledging();
+    test_window_taken_back(true);
+    test_window_taken_back(false);
+    test_window_smaller();
     test_fin_early();
     test_fin_contradicted();
     test_time_wait();
