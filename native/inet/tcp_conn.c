@@ -111,6 +111,8 @@ tcp_established(struct tcp_conn *c)
 {
     /* RFC 6928 2; RFC 5681 3.1 when the handshake had to be repeated. */
     c->cwnd = c->retries ? c->mss : u32_min(10 * c->mss, u32_max(2 * c->mss, 14600));
+    if (c->retries) /* RFC 6298 5.7: that timeout may have been too short for the path */
+        c->rto = u64_max(c->rto, TCP_RTO_FALLBACK);
     c->retries = c->backoff = 0;
     c->timer[TT_REXMT] = NEVER;
     c->state = c->fin_wanted ? TCPS_FIN_WAIT_1 : TCPS_ESTABLISHED;

@@ -189,6 +189,21 @@ enter_recovery(struct tcp_conn *c)
     tcp_arm_rexmt(c);
 }
 
+/*
+ * sample_timestamp() - a round trip by the timestamp that came back, RFC 7323 4.1
+ *
+ * It tells a retransmission from the original, as nothing else does (RFC 6298 3); in milliseconds, the last
+ * of them begun.
+ */
+static void
+sample_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
+{
+    uint32_t ms = tcp_ts_now(c) - seg->tsecr;
+
+    if (c->ts_ok && seg->has_ts && (int32_t)ms >= 0)
+        tcp_rtt_sample(c, u64_min((ms + 1ull) * NS_PER_MS, TCP_RTO_MAX));
+}
+
 /* ack_input() - the acknowledgement, found acceptable, of a segment: RFC 9293 3.10.7.4, fifth */
 static void
 ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
@@ -211,11 +226,13 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
         c->bytes_acked += acked - (c->fin_sent && seg->ack == c->snd_end_seq + 1);
         tcp_sndbuf_ack(c);
         tcp_sb_ack(c);
-        c->retries = c->backoff = c->probes = 0;
+        c->retries = c->probes = 0;
         c->soft_error = 0;
         if (c->rtt_active && SEQ_GEQ(seg->ack, c->rtt_seq)) {
             c->rtt_active = false;
             tcp_rtt_sample(c, in->now - c->rtt_start);
+        } else if (c->backoff) {
+            sample_timestamp(c, seg);
         }
         if (!c->sack_ok) {
             /* Each of those acknowledged but the first may have been a duplicate's cause. */
@@ -538,6 +555,7 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
         seg->seq == c->irs) {
         if (c->snd_nxt != c->iss && stray_allowed(c)) {
+            c->rtt_active = false; /* Karn: which of the two will be acknowledged? */
             tcp_send_control(c, c->iss, TF_SYN | TF_ACK);
         }
         goto drop;

@@ -60,6 +60,8 @@ tcp_rtt_sample(struct tcp_conn *c, uint64_t rtt)
         c->rto = TCP_RTO_MIN;
     if (c->rto > TCP_RTO_MAX)
         c->rto = TCP_RTO_MAX;
+    /* 5: only now, and not with the acknowledgement of a retransmission */
+    c->backoff = 0;
 }
 
 /* too_often() - one more retransmission; true: the connection was given up, and may be gone. */

@@ -30,7 +30,8 @@ seq_min(uint32_t a, uint32_t b)
 #define TCP_MAX_RANGES 64   /* received out of order */
 #define TCP_SACK_BLOCKS 4   /* that fit the option field */
 
-#define TCP_RTO_INIT NS_PER_S /* RFC 6298 2.1 */
+#define TCP_RTO_INIT NS_PER_S           /* RFC 6298 2.1 */
+#define TCP_RTO_FALLBACK (3 * NS_PER_S) /* 5.7 */
 #define TCP_RTO_MIN (200 * NS_PER_MS)
 #define TCP_RTO_MAX (60 * NS_PER_S)
 #define TCP_PTO_MIN (5 * NS_PER_MS)

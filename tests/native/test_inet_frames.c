@@ -855,6 +855,88 @@ still_there(void)
     send_frame(f, arp(f, 1, PEER, US, peer_mac));
 }
 
+/* RFC 6298 5: backing off ends with a valid sample, which the answer to a retransmission is only with timestamps. */
+static void
+test_karn(void)
+{
+    uint32_t rto, srtt, var;
+
+    setup(17, 1500);
+    greet();
+    establish(false);
+    enqueue(100);
+    CHECK_EQ(answers(150 * MS), 1);
+    p.ack += 100;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0); /* 150 ms: a sample */
+    rto = info().rto_us;
+    CHECK(rto >= 200000 && rto < 600000);
+    for (unsigned i = 1; i <= 3; i++) { /* the path is longer now than each timeout */
+        enqueue(100);
+        CHECK_EQ(answers(rto * 1000ull + 2 * MS), 2);
+        CHECK_EQ(seq(), p.ack);
+        p.ack += 100;
+        CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0);
+        CHECK_EQ(info().rto_us, 2 * rto);
+        rto *= 2;
+    }
+    srtt = info().srtt_us;
+    enqueue(100);
+    CHECK_EQ(answers((rto - 10000) * 1000ull), 1); /* sent once: 2.3 */
+    p.ack += 100;
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0);
+    CHECK(info().srtt_us > srtt + (rto - srtt - 20000) / 8);
+    var = (info().rto_us - info().srtt_us) / 4;
+    CHECK(var > (rto - 20000 - srtt) / 4 && var < rto / 2);
+    tcp_abort(conn);
+    teardown();
+
+    setup(18, 1500);
+    greet();
+    establish(true);
+    enqueue(100);
+    CHECK_EQ(answers(650 * MS), 3); /* 200 ms, 400 */
+    p.tsecr = get32(option(8) + 2);
+    p.ack += 100;
+    CHECK_EQ(info().rto_us, 800000);
+    CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 0);
+    CHECK(info().srtt_us > 0 && info().srtt_us < 50000); /* it was the last one that arrived */
+    CHECK_EQ(info().rto_us, 200000);
+    tcp_abort(conn);
+    teardown();
+}
+
+/* RFC 6298 5.7: a handshake that was repeated leaves 3 seconds for the first data, on both sides. */
+static void
+test_syn_timeout(void)
+{
+    setup(19, 1500);
+    greet();
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 1234, 4321, &conn), 0);
+    CHECK_EQ(answers(1100 * MS), 2);
+    p = (struct puppet){
+        .port = 1234, .our_port = 4321, .seq = 500, .ack = seq() + 1, .window = 9000};
+    CHECK_EQ(tcp(SYN | ACK, p.seq, p.ack, NULL, 0), 1);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    CHECK_EQ(info().rto_us, 3000000);
+    enqueue(100);
+    CHECK_EQ(answers(2900 * MS), 1);
+    CHECK_EQ(answers(200 * MS), 1);
+    CHECK_EQ(seq(), p.ack);
+    tcp_abort(conn);
+    answers(MS);
+
+    CHECK_EQ(tcp_listen(inet, 4321, 2, &listener), 0);
+    CHECK_EQ(tcp(SYN, p.seq, 0, NULL, 0), 1);
+    CHECK_EQ(answers(1100 * MS), 1);
+    p.ack = seq() + 1;
+    CHECK_EQ(tcp(ACK, p.seq + 1, p.ack, NULL, 0), 0);
+    conn = tcp_accept(listener);
+    CHECK_EQ(info().rto_us, 3000000);
+    tcp_abort(conn);
+    tcp_close(listener);
+    teardown();
+}
+
 /*
  * RFC 9293 3.8.6: a peer takes its window back, below what is in flight, with an acknowledgement of nothing new.
  * It throws away what comes, and answers. However long it does so the connection lives, with one segment
@@ -1165,6 +1247,8 @@ main(void)
     test_recovery();
     test_duplicates();
     test_acknowledging();
+    test_karn();
+    test_syn_timeout();
     test_window_taken_back(true);
     test_window_taken_back(false);
     test_window_smaller();
