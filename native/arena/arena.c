@@ -27,6 +27,7 @@ struct arena_stale {
 };
 
 struct arena *arena_slots[ARENA_SLOTS];
+_Atomic(struct arena *) arena_of_strays;
 
 static _Thread_local struct harness_misuse mine; /* the calling thread's last report */
 static _Thread_local uint64_t mine_total;
@@ -171,6 +172,9 @@ fail:;
 void
 arena_destroy(struct arena *a)
 {
+    struct arena *gone = a;
+
+    atomic_compare_exchange_strong(&arena_of_strays, &gone, NULL);
     pthread_mutex_lock(&slots_lock);
     set_slots(a, NULL);
     pthread_mutex_unlock(&slots_lock);
@@ -455,31 +459,68 @@ kmem_free(struct arena *a, void *addr, size_t bytes)
     arena_pages_free(a, &a->pages[first], round_page(bytes) >> PAGE_SHIFT);
 }
 
+/* enter() - a report joins the others */
+static void
+enter(struct arena *a, const struct harness_misuse *r)
+{
+    pthread_mutex_lock(&a->lock);
+    a->misuse[a->misuse_total++ % MISUSE_RING] = *r;
+    pthread_mutex_unlock(&a->lock);
+    atomic_fetch_add_explicit(&a->misuse_count[r->kind], 1, memory_order_relaxed);
+    mine = *r;
+    mine_total++;
+    if (a->on_misuse)
+        a->on_misuse(r);
+}
+
 void
 arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
              void *site)
 {
+    if (m == NULL) {
+        arena_report_sites(a, kind, addr, 0, 0, site);
+        return;
+    }
     struct harness_misuse r = {
+        .kind = kind,
+        .state = vm_page_state(m),
+        .addr = (uint64_t)(uintptr_t)addr,
+        .pindex = m->pindex,
+        .history = __atomic_load_n(&m->history, __ATOMIC_RELAXED),
+        .site = (uint64_t)(uintptr_t)site,
+        .alloc_site = __atomic_load_n(&m->alloc_site, __ATOMIC_RELAXED),
+        .free_site = __atomic_load_n(&m->free_site, __ATOMIC_RELAXED),
+    };
+
+    vm_page_event(m, VPE_MISUSE);
+    enter(a, &r);
+}
+
+void
+arena_report_sites(struct arena *a, enum misuse_kind kind, const void *addr, uintptr_t alloc_site,
+                   uintptr_t free_site, void *site)
+{
+    const struct harness_misuse r = {
         .kind = kind,
         .addr = (uint64_t)(uintptr_t)addr,
         .pindex = UINT64_MAX,
         .site = (uint64_t)(uintptr_t)site,
+        .alloc_site = alloc_site,
+        .free_site = free_site,
     };
 
-    if (m) {
-        r.state = vm_page_state(m);
-        r.pindex = m->pindex;
-        r.history = __atomic_load_n(&m->history, __ATOMIC_RELAXED);
-        r.alloc_site = __atomic_load_n(&m->alloc_site, __ATOMIC_RELAXED);
-        r.free_site = __atomic_load_n(&m->free_site, __ATOMIC_RELAXED);
-        vm_page_event(m, VPE_MISUSE);
-    }
-    pthread_mutex_lock(&a->lock);
-    a->misuse[a->misuse_total++ % MISUSE_RING] = r;
-    pthread_mutex_unlock(&a->lock);
-    atomic_fetch_add_explicit(&a->misuse_count[kind], 1, memory_order_relaxed);
-    mine = r;
-    mine_total++;
+    enter(a, &r);
+}
+
+void
+arena_report_stray(const void *addr, void *site)
+{
+    struct arena *a = arena_at(addr);
+
+    if (a == NULL)
+        a = atomic_load_explicit(&arena_of_strays, memory_order_acquire);
+    if (a)
+        arena_report_sites(a, MISUSE_FOREIGN_ADDRESS, addr, 0, 0, site);
 }
 
 uint64_t

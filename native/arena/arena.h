@@ -91,9 +91,13 @@ struct arena {
     _Atomic uint64_t misuse_count[MISUSE_COUNT];
     struct harness_misuse misuse[MISUSE_RING];
     uint64_t misuse_total;
+    void (*on_misuse)(const struct harness_misuse *report); /* told of each; NULL: nobody */
 };
 
 extern struct arena *arena_slots[ARENA_SLOTS];
+
+/* The arena that reports the misuse of an address which is in no arena; NULL: it goes unreported. */
+extern _Atomic(struct arena *) arena_of_strays;
 
 /*
  * arena_create() - reserve the address space and make the memfd; no memory is committed yet
@@ -166,6 +170,16 @@ arena_region_at(const struct arena *a, const void *addr)
 
     return off < a->size ? (enum arena_region)a->region_of_gib[off >> ARENA_REGION_SHIFT]
                          : REGION_NONE;
+}
+
+/* arena_of_page() - arena that a page descriptor is one of; NULL for any other address. O(1). */
+static inline struct arena *
+arena_of_page(const struct vm_page *m)
+{
+    struct arena *a = arena_at(m);
+    enum arena_region r = a ? arena_region_at(a, m) : REGION_NONE;
+
+    return r == REGION_PAGES || r == REGION_SFMETA ? a : NULL;
 }
 
 /* arena_contains() - does [addr, addr + len) lie in one region that a device may be given? */
@@ -244,6 +258,13 @@ vm_page_turn(struct vm_page *m, enum vm_page_state state, enum vm_page_event ev)
  */
 void arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
                   void *site);
+
+/* arena_report_sites() - as arena_report(), for what is no page but knows where it was taken and freed */
+void arena_report_sites(struct arena *a, enum misuse_kind kind, const void *addr,
+                        uintptr_t alloc_site, uintptr_t free_site, void *site);
+
+/* arena_report_stray() - an address that no arena, or no pool, gave to anybody */
+void arena_report_stray(const void *addr, void *site);
 
 /*
  * arena_misuse_mine() - what the calling thread did wrong last, in any arena

@@ -133,8 +133,10 @@ harness_misuse_text(const struct harness_misuse *m, char *out, size_t size)
             vm_page_state_name((enum vm_page_state)m->state));
         add(&t, ", history %s",
             harness_history_text(m->history, history, sizeof(history)) ? history : "empty");
-        add_site(&t, "allocated", m->alloc_site);
-        add_site(&t, "freed", m->free_site);
     }
+    if (m->pindex != UINT64_MAX || m->alloc_site)
+        add_site(&t, "allocated", m->alloc_site);
+    if (m->pindex != UINT64_MAX || m->free_site)
+        add_site(&t, "freed", m->free_site);
     add_site(&t, "misused", m->site);
 }

@@ -271,7 +271,7 @@ struct pbuf_stats {
     ...;
 };
 struct buf *pbuf_get(struct pbuf_pool *p, int *pfreecnt, void *site);
-struct buf *pbuf_try(struct pbuf_pool *p, int *pfreecnt);
+struct buf *pbuf_try(struct pbuf_pool *p, int *pfreecnt, void *site);
 int pbuf_rel(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site);
 void pbuf_get_stats(struct pbuf_pool *p, struct pbuf_stats *out);
 

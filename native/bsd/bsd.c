@@ -64,14 +64,10 @@ jumbo_pg_free(vm_offset_t addr)
 {
     struct jumbo *j = jumbo_at((void *)addr);
 
-    if (__builtin_expect(j == NULL, 0)) {
-        /* An address of nobody: the current pool reports it. */
-        struct machine *m = machine_current();
-
-        j = m ? m->jumbo : NULL;
-    }
-    if (j)
+    if (__builtin_expect(j != NULL, 1))
         (void)jumbo_free(j, (void *)addr, RETURN_SITE());
+    else
+        arena_report_stray((void *)addr, RETURN_SITE());
 }
 
 void
@@ -81,6 +77,8 @@ jumbo_pg_steal(vm_page_t pg)
 
     if (a && a->owner[REGION_JUMBO])
         (void)jumbo_steal(a->owner[REGION_JUMBO], pg, RETURN_SITE());
+    else
+        arena_report_stray(pg, RETURN_SITE());
 }
 
 caddr_t
@@ -131,24 +129,18 @@ struct mbuf *
 m_get(int how, short type)
 {
     struct machine *mc = machine_or_default();
-    struct mbuf *m = mc ? mb_get(mc->mbufs) : NULL;
 
     (void)how;
-    if (m)
-        m->m_type = (uint8_t)type;
-    return m;
+    return mc ? mb_get_at(mc->mbufs, type, false, RETURN_SITE()) : NULL;
 }
 
 struct mbuf *
 m_gethdr(int how, short type)
 {
     struct machine *mc = machine_or_default();
-    struct mbuf *m = mc ? mb_gethdr(mc->mbufs) : NULL;
 
     (void)how;
-    if (m)
-        m->m_type = (uint8_t)type;
-    return m;
+    return mc ? mb_get_at(mc->mbufs, type, true, RETURN_SITE()) : NULL;
 }
 
 struct buf *
@@ -164,19 +156,18 @@ trypbuf(int *pfreecnt)
 {
     struct machine *m = machine_or_default();
 
-    return m ? pbuf_try(m->pbufs, pfreecnt) : NULL;
+    return m ? pbuf_try(m->pbufs, pfreecnt, RETURN_SITE()) : NULL;
 }
 
 void
 relpbuf(struct buf *bp, int *pfreecnt)
 {
     struct pbuf_pool *p = pbuf_pool_at(bp);
-    struct machine *m = machine_current();
 
-    if (p == NULL && m) /* a buffer of nobody: the current pool reports it */
-        p = m->pbufs;
     if (p)
         (void)pbuf_rel(p, bp, pfreecnt, RETURN_SITE());
+    else
+        arena_report_stray(bp, RETURN_SITE());
 }
 
 int

@@ -17,6 +17,8 @@
  */
 _Atomic(struct jumbo *) jumbo_newest;
 
+_Thread_local void *jumbo_free_site __attribute__((tls_model("initial-exec")));
+
 static _Thread_local struct depot_lookaside lookaside __attribute__((tls_model("initial-exec")));
 
 /* slot_kva() - address of a KVA slot */
@@ -350,16 +352,23 @@ void
 jumbo_freem(caddr_t addr, void *args)
 {
     struct jumbo *j = jumbo_at(addr);
+    void *site = jumbo_free_site ? jumbo_free_site : RETURN_SITE();
 
     /* The address says which pool; by the manual page @args is ignored. */
     (void)args;
-    if (j)
-        (void)jumbo_free(j, addr, RETURN_SITE());
+    if (__builtin_expect(j != NULL, 1))
+        (void)jumbo_free(j, addr, site);
+    else
+        arena_report_stray(addr, site);
 }
 
 void
 vm_page_hold(vm_page_t m)
 {
+    if (arena_of_page(m) == NULL) {
+        arena_report_stray(m, RETURN_SITE());
+        return;
+    }
     __atomic_fetch_add(&m->hold_count, 1, __ATOMIC_RELAXED);
     vm_page_event(m, VPE_HOLD);
 }
@@ -367,9 +376,13 @@ vm_page_hold(vm_page_t m)
 void
 vm_page_unhold(vm_page_t m)
 {
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
     struct jumbo *j = a ? a->owner[REGION_JUMBO] : NULL;
 
+    if (a == NULL) {
+        arena_report_stray(m, RETURN_SITE());
+        return;
+    }
     if (j == NULL) {
         __atomic_fetch_sub(&m->hold_count, 1, __ATOMIC_RELEASE);
         return;
@@ -396,10 +409,12 @@ vm_page_unhold(vm_page_t m)
 void
 vm_page_free(vm_page_t m)
 {
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
 
-    if (a == NULL)
+    if (a == NULL) {
+        arena_report_stray(m, RETURN_SITE());
         return;
+    }
     if (vm_page_state(m) != VPS_STOLEN) {
         enum misuse_kind kind =
             vm_page_state(m) == VPS_FREE ? MISUSE_DOUBLE_FREE : MISUSE_BAD_STATE;

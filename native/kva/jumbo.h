@@ -57,6 +57,12 @@ int jumbo_steal(struct jumbo *j, struct vm_page *m, void *site);
  */
 int jumbo_flip(struct jumbo *j, struct vm_page *m, void *site);
 
+/*
+ * Where an mbuf was freed whose free routine runs now; NULL outside of one. A page is freed there as
+ * well: the library's own call of jumbo_freem() would tell its user nothing.
+ */
+extern _Thread_local void *jumbo_free_site;
+
 extern _Atomic(struct jumbo *) jumbo_newest;
 struct jumbo *jumbo_at_slow(const void *kva);
 

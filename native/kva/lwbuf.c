@@ -199,7 +199,7 @@ grow(struct lwbuf_map *l, struct lwbuf_pool *p)
 
 /* alloc_mapped() - a handle of the thread's pool, its KVA bound to a page */
 static struct lwbuf *
-alloc_mapped(struct arena *a, vm_page_t m)
+alloc_mapped(struct arena *a, vm_page_t m, void *site)
 {
     struct lwbuf_map *l = a->owner[REGION_LWBUF];
     struct lwbuf_pool *p = l ? own_pool(l) : NULL;
@@ -222,24 +222,28 @@ alloc_mapped(struct arena *a, vm_page_t m)
     }
     p->local = lwb->next;
     lwb->m = m;
+    lwb->alloc_site = site;
     atomic_fetch_add_explicit(&p->used, 1, memory_order_relaxed);
     return lwb;
 }
 
 /* alloc_slow() - without a direct map, or for a page that is not in it */
 static COLD struct lwbuf *
-alloc_slow(struct arena *a, vm_page_t m, struct lwbuf *lwb)
+alloc_slow(struct arena *a, vm_page_t m, struct lwbuf *lwb, void *site)
 {
-    if (a == NULL)
+    if (a == NULL) {
+        arena_report_stray(m, site);
         return NULL;
+    }
     if (!a->direct)
-        return alloc_mapped(a, m);
+        return alloc_mapped(a, m, site);
     /* A file's page is in no direct map: its shared mapping serves, held until lwbuf_free(). */
-    struct sf_buf *sf = sf_buf_alloc(m, SFB_NOWAIT);
+    struct sf_buf *sf = sf_page_map(m, SFB_NOWAIT, site);
 
     if (sf == NULL)
         return NULL;
     lwb->m = m;
+    lwb->alloc_site = site;
     lwb->owner = &file_pages;
     lwb->kva = sf_buf_kva(sf);
     return lwb;
@@ -248,7 +252,7 @@ alloc_slow(struct arena *a, vm_page_t m, struct lwbuf *lwb)
 struct lwbuf *
 lwbuf_alloc(vm_page_t m, struct lwbuf *lwb)
 {
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
 
     if (__builtin_expect(a && a->direct && arena_owns_page(a, m), 1)) {
         lwb->m = m;
@@ -256,7 +260,7 @@ lwbuf_alloc(vm_page_t m, struct lwbuf *lwb)
         lwb->kva = (vm_offset_t)arena_kva(a, m);
         return lwb;
     }
-    return alloc_slow(a, m, lwb);
+    return alloc_slow(a, m, lwb, RETURN_SITE());
 }
 
 void
@@ -264,16 +268,23 @@ lwbuf_free_mapped(struct lwbuf *lwb)
 {
     struct lwbuf_pool *p = lwb->owner;
 
-    if (p == &file_pages) {
-        sf_buf_free((struct sf_buf *)(void *)lwb->m);
+    struct vm_page *m = lwb->m;
+
+    if (m == NULL) {
+        struct arena *a = arena_at((void *)lwb->kva);
+
+        if (a)
+            arena_report_sites(a, MISUSE_DOUBLE_FREE, (void *)lwb->kva, (uintptr_t)lwb->alloc_site,
+                               (uintptr_t)lwb->free_site, RETURN_SITE());
         return;
     }
-    if (lwb->m == NULL) {
-        arena_report(p->map->arena, MISUSE_DOUBLE_FREE, (void *)lwb->kva, NULL, RETURN_SITE());
+    lwb->m = NULL;
+    lwb->free_site = RETURN_SITE();
+    if (p == &file_pages) {
+        sf_page_unmap((struct sf_buf *)(void *)m, RETURN_SITE());
         return;
     }
     arena_unmap(p->map->arena, (void *)lwb->kva, PAGE_SIZE);
-    lwb->m = NULL;
     atomic_fetch_sub_explicit(&p->used, 1, memory_order_relaxed);
     if (pool_of_thread(p->map) == p) {
         lwb->next = p->local;

@@ -202,7 +202,7 @@ untake(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
 
 /* fresh() - a buffer that carries nothing of its last user; NULL when its window cannot be mapped (strict) */
 static struct buf *
-fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
+fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site)
 {
     if (__builtin_expect(p->strict, 0) &&
         arena_map(p->arena, bp->b_kvabase, bp->b_pages->pindex, WINDOW_PAGES) < 0) {
@@ -214,6 +214,8 @@ fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
     memset((char *)bp + 64, 0, 64);
     bp->b_data = bp->b_kvabase;
     bp->b_bufsize = MAXPHYS;
+    /* The record of the window's first page is the buffer's. */
+    __atomic_store_n(&bp->b_pages->alloc_site, (uintptr_t)site, __ATOMIC_RELAXED);
     return bp;
 }
 
@@ -248,7 +250,7 @@ grow(struct pbuf_pool *p)
 }
 
 __attribute__((noinline)) static struct buf *
-get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait)
+get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait, void *site)
 {
     static const struct timespec soon = {0, 10 * 1000 * 1000};
 
@@ -257,7 +259,7 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait)
 
         if (bp) {
             spin_unlock(&p->lock);
-            bp = fresh(p, bp, pfreecnt);
+            bp = fresh(p, bp, pfreecnt, site);
             if (bp || !wait)
                 return bp;
             /* Nobody says when there are mappings again. */
@@ -316,26 +318,26 @@ pbuf_get(struct pbuf_pool *p, int *pfreecnt, void *site)
     struct buf *bp = take(p, pfreecnt);
 
     if (__builtin_expect(bp == NULL, 0))
-        return get_slow(p, pfreecnt, true);
+        return get_slow(p, pfreecnt, true, site);
     spin_unlock(&p->lock);
-    bp = fresh(p, bp, pfreecnt);
+    bp = fresh(p, bp, pfreecnt, site);
     if (__builtin_expect(bp == NULL, 0)) {
         spin_lock(&p->lock);
-        return get_slow(p, pfreecnt, true);
+        return get_slow(p, pfreecnt, true, site);
     }
     return bp;
 }
 
 struct buf *
-pbuf_try(struct pbuf_pool *p, int *pfreecnt)
+pbuf_try(struct pbuf_pool *p, int *pfreecnt, void *site)
 {
     spin_lock(&p->lock);
     struct buf *bp = take(p, pfreecnt);
 
     if (__builtin_expect(bp == NULL, 0))
-        return get_slow(p, pfreecnt, false);
+        return get_slow(p, pfreecnt, false, site);
     spin_unlock(&p->lock);
-    return fresh(p, bp, pfreecnt);
+    return fresh(p, bp, pfreecnt, site);
 }
 
 /* drop_cred() - the reference that the buffer has, once */
@@ -375,6 +377,7 @@ pbuf_rel(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site)
     wcred = bp->b_wcred;
     bp->b_rcred = bp->b_wcred = NOCRED;
     bp->b_state = B_FREE;
+    __atomic_store_n(&bp->b_pages->free_site, (uintptr_t)site, __ATOMIC_RELAXED);
     if (__builtin_expect(p->strict, 0)) {
         spin_unlock(&p->lock);
         arena_unmap(p->arena, bp->b_kvabase, MAXPHYS);

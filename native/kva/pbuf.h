@@ -38,7 +38,7 @@ int pbuf_pool_destroy(struct pbuf_pool *p);
 
 /* pbuf_get(), pbuf_try() - as getpbuf(), trypbuf() */
 struct buf *pbuf_get(struct pbuf_pool *p, int *pfreecnt, void *site);
-struct buf *pbuf_try(struct pbuf_pool *p, int *pfreecnt);
+struct buf *pbuf_try(struct pbuf_pool *p, int *pfreecnt, void *site);
 /* pbuf_rel() - as relpbuf(); 0, or -EINVAL (reported) for a buffer of nobody or one not in use. */
 int pbuf_rel(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site);
 

@@ -81,13 +81,21 @@ leave(struct arena *a)
     q->kva = 0;
 }
 
+COLD void
+quick_report(struct arena *a, enum misuse_kind kind, const void *addr, void *site)
+{
+    uintptr_t entered = quick_frame.kva ? (uintptr_t)quick_frame.site : 0;
+
+    arena_report_sites(a, kind, addr, entered, 0, site);
+}
+
 /* nested() - a second enter: reported, and the frame is taken over */
 static COLD void
 nested(struct arena *a, void *site)
 {
     struct arena *held = arena_at((void *)quick_frame.kva);
 
-    arena_report(a, MISUSE_QUICK_NESTED, (void *)quick_frame.kva, NULL, site);
+    quick_report(a, MISUSE_QUICK_NESTED, (void *)quick_frame.kva, site);
     if (held)
         leave(held);
 }
@@ -99,19 +107,24 @@ foreign(vm_offset_t addr, void *site)
 
     if (a == NULL)
         a = arena_at((void *)quick_frame.kva);
+    if (a == NULL)
+        a = atomic_load_explicit(&arena_of_strays, memory_order_acquire);
     if (a)
-        arena_report(a, MISUSE_QUICK_FOREIGN, (void *)addr, NULL, site);
+        quick_report(a, MISUSE_QUICK_FOREIGN, (void *)addr, site);
 }
 
 vm_offset_t
 pmap_quick_enter_page(vm_page_t m)
 {
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
 
-    if (a == NULL)
+    if (__builtin_expect(a == NULL, 0)) {
+        arena_report_stray(m, RETURN_SITE());
         return 0;
+    }
     if (__builtin_expect(quick_frame.kva != 0, 0))
         nested(a, RETURN_SITE());
+    quick_frame.site = RETURN_SITE();
     return quick_frame.kva =
                a->direct && arena_owns_page(a, m) ? (vm_offset_t)arena_kva(a, m) : map_frame(a, m);
 }

@@ -13,17 +13,21 @@
 struct quick_frame {
     vm_offset_t kva; /* 0: not in use */
     bool mapped;     /* the frame itself holds a mapping, to be taken away again */
+    void *site;      /* of the enter that is still in force */
     uint32_t number; /* of the thread, from 1; 0: none yet */
 };
 
 extern _Thread_local struct quick_frame quick_frame __attribute__((tls_model("initial-exec")));
+
+/* quick_report() - a misuse, and where the thread's mapping was entered */
+void quick_report(struct arena *a, enum misuse_kind kind, const void *addr, void *site);
 
 /* quick_check_blocking() - called where a thread might sleep: reports one that holds a quick mapping */
 static inline void
 quick_check_blocking(struct arena *a, bool nowait, void *site)
 {
     if (__builtin_expect(quick_frame.kva != 0, 0) && !nowait)
-        arena_report(a, MISUSE_QUICK_BLOCKING, (void *)quick_frame.kva, NULL, site);
+        quick_report(a, MISUSE_QUICK_BLOCKING, (void *)quick_frame.kva, site);
 }
 
 #endif

@@ -153,12 +153,14 @@ ref_mapped(struct sf_map *s, struct vm_page *m, int flags, void *site)
 struct sf_buf *
 sf_page_map(struct vm_page *m, int flags, void *site)
 {
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
     struct sf_map *s = a ? a->owner[REGION_SFBUF] : NULL;
 
     if (is_arena_page(a, m) && a->direct)
         return (struct sf_buf *)(void *)m; /* its direct-map address is its mapping */
     if (s == NULL) {
+        if (a == NULL)
+            arena_report_stray(m, site);
         errno = EINVAL;
         return NULL;
     }
@@ -185,10 +187,14 @@ void
 sf_buf_ref(struct sf_buf *sf)
 {
     struct vm_page *m = page_of(sf);
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
 
     if (is_arena_page(a, m) && a->direct)
         return;
+    if (a == NULL) {
+        arena_report_stray(sf, RETURN_SITE());
+        return;
+    }
     struct sf_map *s = a->owner[REGION_SFBUF];
 
     spin_lock(&s->lock);
@@ -208,10 +214,14 @@ void
 sf_page_unmap(struct sf_buf *sf, void *site)
 {
     struct vm_page *m = page_of(sf);
-    struct arena *a = arena_at(m);
+    struct arena *a = arena_of_page(m);
 
     if (is_arena_page(a, m) && a->direct)
         return;
+    if (a == NULL) {
+        arena_report_stray(sf, site);
+        return;
+    }
     struct sf_map *s = a->owner[REGION_SFBUF];
 
     spin_lock(&s->lock);
@@ -401,6 +411,10 @@ vm_page_wire(vm_page_t m)
 {
     struct sf_map *s = map_of(m);
 
+    if (arena_of_page(m) == NULL) {
+        arena_report_stray(m, RETURN_SITE());
+        return;
+    }
     if (s == NULL) {
         __atomic_fetch_add(&m->wire_count, 1, __ATOMIC_RELAXED);
         return;
@@ -417,6 +431,10 @@ sf_page_unwire(struct vm_page *m, void *site)
 {
     struct sf_map *s = map_of(m);
 
+    if (arena_of_page(m) == NULL) {
+        arena_report_stray(m, site);
+        return;
+    }
     if (s == NULL) {
         if (__atomic_fetch_sub(&m->wire_count, 1, __ATOMIC_RELAXED) == 0) {
             __atomic_fetch_add(&m->wire_count, 1, __ATOMIC_RELAXED);

@@ -95,8 +95,9 @@ machine_destroy(struct machine *m)
         err = sf_map_destroy(m->sf_map); /* -EBUSY while a file is open; nothing else was touched */
     if (err)
         return err;
-    if (machine_current_ == m)
-        machine_current_ = NULL;
+    struct machine *gone = m;
+
+    atomic_compare_exchange_strong(&machine_current_, &gone, NULL);
     pbuf_pool_destroy(m->pbufs);
     lwbuf_map_destroy(m->lwbufs);
     mbuf_zone_destroy(m->mbufs);
@@ -109,5 +110,6 @@ machine_destroy(struct machine *m)
 struct machine *
 machine_set_current(struct machine *m)
 {
+    atomic_store(&arena_of_strays, m ? m->arena : NULL);
     return atomic_exchange(&machine_current_, m);
 }

@@ -108,7 +108,7 @@ take_slow(struct mbuf_zone *z)
 }
 
 static inline struct mbuf *
-take(struct mbuf_zone *z)
+take(struct mbuf_zone *z, void *site)
 {
     struct mbuf *m = depot_get(&z->depot, &lookaside);
 
@@ -121,20 +121,34 @@ take(struct mbuf_zone *z)
     m->m_nextpkt = NULL;
     m->m_len = 0;
     m->m_type = MT_DATA;
+    m->m_hdr.mh_alloc_site = (uintptr_t)site;
     return m;
 }
 
+/*
+ * mark_free() - a second free of an mbuf is caught by its flag, and named by where the first was
+ *
+ * Of what a free mbuf has no use for, the packet link keeps that. Data are no longer found through it.
+ */
 static inline void
-put(struct mbuf *m)
+mark_free(struct mbuf *m, uint32_t flags, void *site)
 {
-    m->m_flags = M_FREED;
+    m->m_flags = flags | M_FREED;
+    m->m_nextpkt = site;
+    m->m_data = NULL;
+}
+
+static inline void
+put(struct mbuf *m, void *site)
+{
+    mark_free(m, 0, site);
     depot_put(&m->m_zone->depot, &lookaside, m);
 }
 
-struct mbuf *
-mb_get(struct mbuf_zone *z)
+static inline struct mbuf *
+get(struct mbuf_zone *z, void *site)
 {
-    struct mbuf *m = take(z);
+    struct mbuf *m = take(z, site);
 
     if (m) {
         m->m_flags = 0;
@@ -143,10 +157,10 @@ mb_get(struct mbuf_zone *z)
     return m;
 }
 
-struct mbuf *
-mb_gethdr(struct mbuf_zone *z)
+static inline struct mbuf *
+gethdr(struct mbuf_zone *z, void *site)
 {
-    struct mbuf *m = take(z);
+    struct mbuf *m = take(z, site);
 
     if (m) {
         m->m_flags = M_PKTHDR;
@@ -156,11 +170,51 @@ mb_gethdr(struct mbuf_zone *z)
     return m;
 }
 
+struct mbuf *
+mb_get(struct mbuf_zone *z)
+{
+    return get(z, RETURN_SITE());
+}
+
+struct mbuf *
+mb_gethdr(struct mbuf_zone *z)
+{
+    return gethdr(z, RETURN_SITE());
+}
+
+struct mbuf *
+mb_get_at(struct mbuf_zone *z, short type, bool pkthdr, void *site)
+{
+    struct mbuf *m = pkthdr ? gethdr(z, site) : get(z, site);
+
+    if (m)
+        m->m_type = (uint8_t)type;
+    return m;
+}
+
 /* get_like() - an mbuf of @m's zone, with a packet header when asked for */
 static struct mbuf *
-get_like(const struct mbuf *m, bool pkthdr)
+get_like(const struct mbuf *m, bool pkthdr, void *site)
 {
-    return pkthdr ? mb_gethdr(m->m_zone) : mb_get(m->m_zone);
+    return pkthdr ? gethdr(m->m_zone, site) : get(m->m_zone, site);
+}
+
+/* refuse() - say what is wrong with a call, and where the mbuf was taken and freed */
+static COLD void
+refuse(const struct mbuf *m, enum misuse_kind kind, void *site)
+{
+    uintptr_t freed = m->m_flags & M_FREED ? (uintptr_t)m->m_nextpkt : 0;
+
+    arena_report_sites(m->m_zone->arena, kind, m, m->m_hdr.mh_alloc_site, freed, site);
+}
+
+/* is_mbuf() - may it be one? Only the arenas' own memory holds any. */
+static inline bool
+is_mbuf(const struct mbuf *m)
+{
+    const struct arena *a = arena_at(m);
+
+    return a && arena_region_at(a, m) == REGION_KMEM && (uintptr_t)m % MSIZE == 0;
 }
 
 /* count_copy() - every byte that moves from one mbuf's storage to another's is counted */
@@ -176,6 +230,8 @@ int
 m_extadd(struct mbuf *m, caddr_t buf, unsigned int size, ext_free_t *freef, void *args, int flags,
          int type)
 {
+    if (m->m_flags & M_FREED)
+        refuse(m, MISUSE_BAD_STATE, RETURN_SITE());
     if ((m->m_flags & (M_EXT | M_FREED)) || buf == NULL || freef == NULL)
         return -EINVAL;
     m->m_ext = (struct mbuf_ext){
@@ -220,7 +276,7 @@ ext_share(struct mbuf *n, struct mbuf *m)
  * dropped, by whomever: he then runs the free routine and frees the owner's body along with his own.
  */
 static void
-free_ext(struct mbuf *m)
+free_ext(struct mbuf *m, void *site)
 {
     struct mbuf *owner = m->m_ext.ext_owner;
     uint32_t *count = &owner->m_ext.ext_count;
@@ -228,10 +284,10 @@ free_ext(struct mbuf *m)
     /* The only holder needs no read-modify-write: nobody else can add a reference. */
     if (__atomic_load_n(count, __ATOMIC_ACQUIRE) != 1) {
         if (owner == m)
-            m->m_flags |= M_FREED;
+            mark_free(m, m->m_flags, site);
         if (__atomic_fetch_sub(count, 1, __ATOMIC_ACQ_REL) != 1) {
             if (owner != m)
-                put(m);
+                put(m, site);
             return;
         }
     }
@@ -240,34 +296,48 @@ free_ext(struct mbuf *m)
     ext_free_t *freef = owner->m_ext.ext_free;
 
     if (owner != m)
-        put(owner);
-    put(m);
+        put(owner, site);
+    put(m, site);
+
+    void *outer = jumbo_free_site;
+
+    jumbo_free_site = site;
     freef(buf, args);
+    jumbo_free_site = outer;
 }
 
-struct mbuf *
-m_free(struct mbuf *m)
+/* free_one() - m_free() for a caller at @site */
+static inline struct mbuf *
+free_one(struct mbuf *m, void *site)
 {
-    if (m == NULL)
+    if (__builtin_expect(!is_mbuf(m), 0)) {
+        arena_report_stray(m, site);
         return NULL;
+    }
     if (__builtin_expect(m->m_flags & M_FREED, 0)) {
-        arena_report(m->m_zone->arena, MISUSE_DOUBLE_FREE, m, NULL, RETURN_SITE());
+        refuse(m, MISUSE_DOUBLE_FREE, site);
         return NULL;
     }
     struct mbuf *next = m->m_next;
 
     if (m->m_flags & M_EXT)
-        free_ext(m);
+        free_ext(m, site);
     else
-        put(m);
+        put(m, site);
     return next;
+}
+
+struct mbuf *
+m_free(struct mbuf *m)
+{
+    return m ? free_one(m, RETURN_SITE()) : NULL;
 }
 
 void
 m_freem(struct mbuf *m)
 {
     while (m)
-        m = m_free(m);
+        m = free_one(m, RETURN_SITE());
 }
 
 int
@@ -377,7 +447,7 @@ m_copym(struct mbuf *m, int off, int len, int how)
             goto fail; /* the window leaves the chain */
         }
         int n = m->m_len - off < len ? m->m_len - off : len;
-        struct mbuf *c = get_like(m, pkthdr && top == NULL);
+        struct mbuf *c = get_like(m, pkthdr && top == NULL, RETURN_SITE());
 
         if (c == NULL)
             goto fail;
@@ -444,7 +514,7 @@ m_split(struct mbuf *m0, int len0, int how)
     struct mbuf *n = NULL;
 
     if (pkthdr || remain) {
-        n = get_like(m0, pkthdr);
+        n = get_like(m0, pkthdr, RETURN_SITE());
         if (n == NULL)
             return NULL;
     }
@@ -457,9 +527,9 @@ m_split(struct mbuf *m0, int len0, int how)
         int part = remain < m_trailingspace(n) ? remain : m_trailingspace(n);
 
         if (part < remain) {
-            more = mb_get(m0->m_zone);
+            more = get(m0->m_zone, RETURN_SITE());
             if (more == NULL) {
-                m_free(n);
+                free_one(n, RETURN_SITE());
                 return NULL;
             }
             memcpy(more->m_data, m->m_data + len + part, (size_t)(remain - part));
@@ -479,7 +549,7 @@ m_split(struct mbuf *m0, int len0, int how)
     } else {
         n = m->m_next;
         if (n == NULL) /* the cut is at the very end: an empty tail, as for a packet */
-            n = mb_get(m0->m_zone);
+            n = get(m0->m_zone, RETURN_SITE());
         if (n == NULL)
             return NULL;
     }
@@ -504,7 +574,7 @@ m_pullup(struct mbuf *m, int len)
 
     /* Use the head when its bytes are in it and there is room behind them; else put a new one in front. */
     if ((m->m_flags & M_EXT) || m_trailingspace(m) < len - m->m_len) {
-        n = mb_get(m->m_zone);
+        n = get(m->m_zone, RETURN_SITE());
         if (n == NULL)
             goto fail;
         if (m->m_flags & M_PKTHDR)
@@ -524,7 +594,7 @@ m_pullup(struct mbuf *m, int len)
         m->m_data += part;
         m->m_len -= part;
         if (m->m_len == 0)
-            m = m_free(m);
+            m = free_one(m, RETURN_SITE());
     }
     n->m_next = m;
     return n;
@@ -604,7 +674,7 @@ m_prepend(struct mbuf *m, int len, int how)
         m->m_data -= len;
         m->m_len += len;
     } else {
-        struct mbuf *n = len <= MHLEN ? mb_get(m->m_zone) : NULL;
+        struct mbuf *n = len <= MHLEN ? get(m->m_zone, RETURN_SITE()) : NULL;
 
         if (n == NULL) {
             m_freem(m);

@@ -27,6 +27,8 @@ void mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out);
 /* mb_get(), mb_gethdr() - m_get() and m_gethdr() for a stated zone; NULL when out. */
 struct mbuf *mb_get(struct mbuf_zone *z);
 struct mbuf *mb_gethdr(struct mbuf_zone *z);
+/* mb_get_at() - either of them for a caller at @site, where the mbuf is said to have been taken */
+struct mbuf *mb_get_at(struct mbuf_zone *z, short type, bool pkthdr, void *site);
 
 /*
  * mb_frombytes() - a packet that holds a copy of @len bytes; counted as copied

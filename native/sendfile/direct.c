@@ -197,7 +197,7 @@ direct_ahead(struct direct *d, int64_t limit)
     if (d->head == d->tail) /* also after the file was found to end, and has grown since */
         d->next = d->pos & ~(int64_t)(d->align - 1);
     while (d->tail - d->head < d->ahead && d->next < limit) {
-        struct buf *bp = pbuf_try(d->pool, &d->windows);
+        struct buf *bp = pbuf_try(d->pool, &d->windows, RETURN_SITE());
 
         if (bp == NULL) {
             d->stats.no_buffer++;

@@ -206,8 +206,8 @@ test_pbuf(void)
     CHECK_EQ(pbuf_rel(mc->pbufs, b[0], &count, SITE), 0);
     CHECK_EQ(count, 4);
     exhaust();
-    CHECK(pbuf_try(mc->pbufs, &count) == NULL);
-    CHECK(pbuf_try(mc->pbufs, NULL) == NULL);
+    CHECK(pbuf_try(mc->pbufs, &count, SITE) == NULL);
+    CHECK(pbuf_try(mc->pbufs, NULL, SITE) == NULL);
     CHECK_EQ(count, 4);
     pbuf_get_stats(mc->pbufs, &s);
     CHECK_EQ(s.refused, 2);

@@ -106,7 +106,7 @@ test_model(bool strict)
             if (can && random_below(2))
                 bp = pbuf_get(pool, pfreecnt, SITE);
             else
-                bp = pbuf_try(pool, pfreecnt);
+                bp = pbuf_try(pool, pfreecnt, SITE);
             CHECK_EQ(bp != NULL, can);
             if (bp) {
                 check_fresh(bp);
@@ -173,7 +173,7 @@ test_windows(void)
         for (int k = 0; k < MAXPHYS; k++)
             CHECK_EQ(bp[i]->b_data[k], i);
     }
-    CHECK(pbuf_try(pool, NULL) == NULL);
+    CHECK(pbuf_try(pool, NULL, SITE) == NULL);
     CHECK_EQ(machine_idle(machine), -EBUSY);
     CHECK_EQ(machine_destroy(machine), -EBUSY);
     for (int i = 0; i < NBUF; i++)
@@ -285,7 +285,7 @@ user(void *arg)
     for (int i = 0; i < ROUNDS; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         bool wait = seed >> 60 & 1;
-        struct buf *bp = wait ? pbuf_get(pool, &shared[c], SITE) : pbuf_try(pool, &shared[c]);
+        struct buf *bp = wait ? pbuf_get(pool, &shared[c], SITE) : pbuf_try(pool, &shared[c], SITE);
 
         if (bp == NULL) {
             CHECK(!wait);
@@ -395,7 +395,7 @@ test_sleep(void)
     }
     CHECK(!atomic_load(&a.got));
     CHECK(!atomic_load(&b.got));
-    CHECK(pbuf_try(pool, &counter) == NULL);
+    CHECK(pbuf_try(pool, &counter, SITE) == NULL);
     CHECK_EQ(__atomic_load_n(&counter, __ATOMIC_RELAXED), 1);
     pbuf_rel(pool, bp[0], NULL, SITE);
     pthread_join(ta, NULL);
@@ -434,7 +434,7 @@ test_no_memory(void)
             hog = next;
         }
     }
-    CHECK(pbuf_try(pool, NULL) == NULL);
+    CHECK(pbuf_try(pool, NULL, SITE) == NULL);
     CHECK_EQ(pthread_create(&thread, NULL, sleeper, &s), 0);
     wait_for_sleepers(3);
     pbuf_rel(pool, bp, NULL, SITE);

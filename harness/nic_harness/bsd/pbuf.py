@@ -110,7 +110,7 @@ def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> 
 def trypbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> Buf | None:
     """Take a buffer; None, with nothing changed, if the counter is 0 or the pool is empty."""
     machine = current(arena).handle
-    bp = lib.pbuf_try(machine.pbufs, pfreecnt._count if pfreecnt else ffi.NULL)
+    bp = lib.pbuf_try(machine.pbufs, pfreecnt._count if pfreecnt else ffi.NULL, _site.caller())
     return None if bp == ffi.NULL else Buf(bp, pfreecnt, machine)
 
 

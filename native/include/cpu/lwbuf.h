@@ -17,6 +17,8 @@ struct lwbuf {
     vm_offset_t kva;
     struct lwbuf_pool *owner; /* of the KVA; NULL: the direct map */
     struct lwbuf *next;
+    void *alloc_site; /* return addresses, of a handle with an owner */
+    void *free_site;
 };
 
 /*

@@ -102,7 +102,7 @@ struct m_hdr {
     uint32_t mh_flags;
     struct mbuf_zone *mh_zone;
     uint8_t mh_type;
-    uint8_t mh_pad[7];
+    uint64_t mh_alloc_site : 56; /* return address of the call that took it */
 };
 
 #define MLEN (MSIZE - (int)sizeof(struct m_hdr))
