@@ -23,7 +23,7 @@ from nic_harness.host.stack import (
     TcpInfo,
     TcpState,
 )
-from nic_harness.look import control as _control
+from nic_harness.look import answering as _answering
 from nic_harness.memory import arena as _arena
 from nic_harness.memory.arena import Arena, ArenaStats
 from nic_harness.memory.stats import Stats, stats
@@ -74,6 +74,6 @@ __all__ = [
 ]
 
 # look/ stands above memory/, which may not know it.
-_arena.watcher = _arena.Watcher(_control.wanted, _control.enter, _control.leave)
+_arena.watcher = _arena.Watcher(_answering.wanted, _answering.enter, _answering.leave)
 
 __version__ = VERSION

@@ -6,12 +6,17 @@ import errno
 import gc
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import nic_harness
 import pytest
@@ -20,6 +25,7 @@ from nic_harness.cli import main
 from nic_harness.control import ControlError, ask
 from nic_harness.errors import ArgumentError, ClosedError, DoubleFreeError
 from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
+from nic_harness.look import asking, protocol
 from nic_harness.mbuf import m_freem, m_get
 from nic_harness.vm_page import page_info
 
@@ -299,3 +305,269 @@ def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
         process.communicate("end\n")
     assert main(["inspect", str(process.pid)]) == 1
     assert "no such process" in capfd.readouterr().err
+
+
+# A process that is not what it says
+
+#: Has what an arena's process has, and answers as it was told.
+LIAR = """
+import os, socket, sys, time
+folder, answer, *rest = sys.argv[1:]
+fd = os.memfd_create("nic-harness")
+path = f"{folder}/{os.getpid()}.sock"
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(path)
+    server.listen()
+    print("ready", flush=True)
+    try:
+        while True:
+            with server.accept()[0] as peer:
+                try:
+                    if not peer.recv(4096):
+                        continue
+                    for _ in range(int(rest[0])):
+                        peer.sendall(answer.encode())
+                        time.sleep(float(rest[1]))
+                except OSError:
+                    pass
+    finally:
+        os.unlink(path)
+"""
+
+
+@pytest.fixture
+def liar(served: Arena) -> Iterator[Callable[..., int]]:
+    """Start a process of the same user that answers something; make(answer, times, pause)."""
+    assert not served.closed
+    folder = sockets()[0].parent
+    with ExitStack() as stack:
+
+        def make(answer: str, times: int = 1, pause: float = 0) -> int:
+            process = stack.enter_context(
+                started(LIAR, arguments=[str(folder), answer, str(times), str(pause)])
+            )
+            stack.callback(process.wait)
+            stack.callback(process.send_signal, signal.SIGINT)
+            return process.pid
+
+        yield make
+
+
+def true_answer() -> dict[str, Any]:
+    found: dict[str, Any] = ask(os.getpid(), 0)
+    return found
+
+
+def put(found: dict[str, Any], value: object, *path: str | int) -> str:
+    """Make a JSON text of an answer with one value of it replaced."""
+    inner: Any = found
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return json.dumps(found) + "\n"
+
+
+WRONG = [
+    (7, "arenas"),
+    ({}, "arenas", 0),
+    ("many", "arenas", 0, "pages"),
+    (1.5, "arenas", 0, "pages"),
+    (True, "arenas", 0, "pages"),
+    (-1, "arenas", 0, "pages"),
+    (1 << 64, "arenas", 0, "pages"),
+    ([], "arenas", 0, "jumbo"),
+    ({"double free": "x"}, "arenas", 0, "misuses"),
+    ([1], "arenas", 0, "files"),
+    ([{"error": 1}], "arenas", 0, "page"),
+    ([{}], "arenas", 0, "nics"),
+    (None, "version"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_an_answer_of_another_shape_is_refused(
+    liar: Callable[..., int], wrong: tuple[Any, ...]
+) -> None:
+    value, *path = wrong
+    pid = liar(put(true_answer(), value, *path))
+    with pytest.raises(ControlError, match=rf"ask process {pid}: its answer makes no sense: "):
+        ask(pid)
+
+
+@pytest.mark.parametrize(
+    "answer", ["{}\n", "[]\n", "null\n", "7", "nonsense\n", "[" * 100_000 + "\n", "\x00\n"]
+)
+def test_an_answer_that_is_none_is_refused(liar: Callable[..., int], answer: str) -> None:
+    # A process gets no zero byte in its arguments.
+    pid = liar(answer.replace("\x00", "\x01"))
+    with pytest.raises(ControlError, match="its answer makes no sense: "):
+        ask(pid)
+
+
+def test_a_true_answer_of_another_process_is_taken(liar: Callable[..., int]) -> None:
+    found = true_answer()
+    assert ask(liar(json.dumps(found) + "\n")) == found
+
+
+def test_an_endless_answer_is_refused(liar: Callable[..., int]) -> None:
+    with pytest.raises(ControlError, match="its answer is refused: it is longer than 4194304"):
+        ask(liar("A" * 65536, 1 << 20))
+
+
+def test_an_answer_that_trickles_is_not_waited_for(
+    liar: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "TIME_LIMIT", 0.5)
+    pid = liar(" ", 10_000, 0.01)  # without a limit of the whole, 100 s
+    with pytest.raises(ControlError, match=r"it did not answer within 0\.5 s"):
+        ask(pid)
+
+
+def test_a_process_of_another_user_is_not_asked() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root sees what other users' processes hold")
+    folder = Path(f"/tmp/nic-harness-of-another-{os.getpid()}")
+    folder.mkdir(mode=0o700)
+    try:
+        os.chown(folder, 65534, 65534)
+        # Imported first: another user may have no way to the files of Python.
+        become = "import os, socket, sys, time\nos.setgid(65534)\nos.setuid(65534)\n"
+        program = become + LIAR
+        process = started(program, arguments=[str(folder), "A" * 1000, "1000000", "0"])
+        with process:
+            assert process.pid not in control.processes()
+            with pytest.raises(ControlError, match="is another user's"):
+                ask(process.pid)
+            # Nor is a name that it put where only its folder's owner may.
+            assert str(folder) not in map(str, protocol.folders_below(Path("/"), (0,)))
+            process.send_signal(signal.SIGINT)
+    finally:
+        for left in folder.iterdir():
+            left.unlink()
+        folder.rmdir()
+
+
+# A question that is none
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (b"[" * 4000 + b"\n", "nested too deeply"),
+        (b"x" * 10000 + b"\n", "longer than 4096"),
+        (b"[1]\n", "it is no object"),
+        (b"\xff\xfe\n", "read question"),
+        (b"nonsense\n", "read question"),
+        (b'{"page": "x"}\n', "it is no page number"),
+        (b'{"page": true}\n', "it is no page number"),
+        (b'{"page": 1e3}\n', "it is no page number"),
+        (b'{"page": -1}\n', "it is no page number"),
+        (b'{"page": 9999999999999999999999}\n', "it is no page number"),
+        (b'{"page": 1, "file": [1]}\n', "it is no device and inode number"),
+        (b'{"page": 1, "file": {"\\u001b": [[[[]]]]}}\n', "it is no device and inode number"),
+    ],
+)
+@pytest.mark.usefixtures("served")
+def test_a_bad_question_gets_an_error_and_the_next_one_an_answer(
+    question: bytes, said: str
+) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(60)
+        peer.connect(str(sockets()[0]))
+        peer.sendall(question)
+        with peer.makefile("rb") as lines:
+            answer = json.loads(lines.readline())
+    assert list(answer) == ["error"]
+    assert said in answer["error"]
+    assert ask(os.getpid())["pid"] == os.getpid()
+
+
+@pytest.mark.usefixtures("served")
+def test_a_process_without_descriptors_answers_when_it_has_some_again() -> None:
+    with ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+        peer.settimeout(60)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        peer.connect(str(sockets()[0]))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        peer.sendall(b"{}\n")
+        time.sleep(0.3)  # time for an accept() that fails
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with peer.makefile("rb") as lines:
+            assert json.loads(lines.readline())["pid"] == os.getpid()
+
+
+# A place for the socket
+
+SQUATTED = """
+import os, sys
+from nic_harness import Arena
+from nic_harness.control import ask
+with Arena(16, control=True):
+    assert ask(os.getpid())["pid"] == os.getpid()
+"""
+
+
+@pytest.mark.parametrize("squat", ["mkdir", "mkdir -m 777", "mkfifo", "touch", "ln -s /nowhere"])
+def test_a_name_that_somebody_took_is_no_obstacle(squat: str) -> None:
+    """In a /tmp and a /run of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    mounts = "mount -t tmpfs none /tmp && mount -t tmpfs none /run"
+    # In this namespace everybody else is 65534, and only root's own files can be made: others'
+    # folder is one that all may enter.
+    take = f"{squat} /tmp/nic-harness-0" if squat != "mkdir" else "mkdir -m 755 /tmp/nic-harness-0"
+    done = subprocess.run(
+        [
+            *unshare,
+            "sh",
+            "-c",
+            f'{mounts} && {take} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            SQUATTED,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"no namespace for it: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+
+
+NO_PLACE = """
+import sys, warnings
+from nic_harness import Arena
+from nic_harness.control import ControlError
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    with Arena(16) as arena:
+        assert not arena.closed
+    assert "goes on without" in str(caught[0].message), caught
+    assert caught[0].filename == "<string>", caught[0].filename
+try:
+    Arena(16, control=True)
+except ControlError as e:
+    assert "no folder for it" in str(e)
+else:
+    sys.exit("no error")
+"""
+
+
+def test_without_any_place_an_arena_goes_on_and_says_so() -> None:
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    mounts = "mount -t tmpfs -o ro none /tmp && mount -t tmpfs -o ro none /run"
+    done = subprocess.run(
+        [*unshare, "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c", NO_PLACE],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NIC_HARNESS_CONTROL": "1"},
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"no namespace for it: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr

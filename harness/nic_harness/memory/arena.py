@@ -76,12 +76,13 @@ class Watcher:
 
     Attributes:
         wanted: says whether the environment asks for it for every arena.
-        enter: starts to answer for the arena of this number.
+        enter: starts to answer for the arena of this number, and says whether it does. The second
+            argument is whether the user asked for it by name, who then is told of a failure.
         leave: stops it.
     """
 
     wanted: Callable[[], bool]
-    enter: Callable[[int], None]
+    enter: Callable[[int, bool], bool]
     leave: Callable[[int], None]
 
 
@@ -125,7 +126,7 @@ class Arena:
             environment. See nic_harness.control.
 
     Raises:
-        ControlError: there is no place for the control socket.
+        ControlError: there is no place for the control socket that control=True asks for.
         ArgumentError: sizes that make no sense.
         ResourceError: the machine has not that much memory or address space.
     """
@@ -173,8 +174,7 @@ class Arena:
         _arenas[int(ffi.cast("uintptr_t", out[0]))] = self
         self._control = False
         if watcher is not None and (watcher.wanted() if control is None else control):
-            watcher.enter(self.id)
-            self._control = True
+            self._control = watcher.enter(self.id, control is not None)
             # Also when nobody closes it: the socket goes with the last arena, or the process.
             self._leave_control = weakref.finalize(self, watcher.leave, self.id)
         track(self)
