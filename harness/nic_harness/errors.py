@@ -67,7 +67,16 @@ class ArenaBusyError(BusyError):
 
 
 class ResourceError(HarnessError):
-    """A pool, the address space or the machine's memory has no more to give."""
+    """A pool, the address space, the machine's memory or a table of it has no more to give."""
+
+    @classmethod
+    def from_errno(cls, code: int, operation: str, object: str = "") -> Self:  # noqa: A002
+        """Make the error that belongs to an error number (its sign is ignored)."""
+        remedies = {
+            _errno.EMFILE: "raise ulimit -n, or close what is not needed",
+            _errno.ENFILE: "raise fs.file-max",
+        }
+        return cls(operation, object, remedy=remedies.get(abs(code)), errno=abs(code))
 
 
 class ArgumentError(HarnessError, ValueError):

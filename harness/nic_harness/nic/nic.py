@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -205,7 +206,7 @@ class Nic(Closing):
             error = _device.refused(name, code, self.tap.name) or error_from_errno(
                 code, "attach NIC to", self.tap.name
             )
-            if isinstance(error, ResourceError):
+            if error.errno == errno.ENOMEM:
                 error = ResourceError(
                     "attach NIC to",
                     self.tap.name,

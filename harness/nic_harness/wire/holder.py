@@ -1,6 +1,11 @@
 """The process that holds a network namespace; a program that wire/netns.py starts.
 
-It is started with -I -S and imports little, so that a namespace costs milliseconds.
+It is started with -I -S and imports little, so that a namespace costs milliseconds. Nothing that it
+inherits matters to it or to the commands that it starts: signals are neither blocked nor ignored,
+and descriptors 0 to 2 are open.
+
+Requests are numbered, and an answer carries the number of its request: an asker that was
+interrupted before the answer came finds it later, and drops it.
 
 Two processes: the outer one is the child that wire/netns.py waits for. It makes the namespaces
 and one child, the first process of a PID namespace, which serves requests. When that one ends, for
@@ -9,6 +14,8 @@ themselves daemons. It ends when the control socket closes, and when the process
 the namespace ends: seen through a pidfd, because PR_SET_PDEATHSIG would fire when the *thread* that
 asked ends, and because a forked child of that process may keep the socket open.
 """
+
+from __future__ import annotations
 
 import array  # noqa: F401 - what socket.send_fds() would import later
 import contextlib
@@ -21,7 +28,12 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Iterable, Sequence
 from ctypes import CDLL, c_char_p, c_int, c_ulong, c_void_p, get_errno
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -38,8 +50,13 @@ IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFF_TUN_EXCL = 0x8000
 
-MAX_MESSAGE = 1 << 17
+#: Bytes of a message that go through the socket; a longer one goes through memory.
+MAX_MESSAGE = 1 << 15
 MAX_FDS = 32
+MAX_READ = 1 << 16
+NO_DESCRIPTOR = "descriptor"
+
+PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
 
 libc = CDLL(None, use_errno=True)
 libc.prctl.argtypes = [c_int, c_ulong, c_ulong, c_ulong, c_ulong]
@@ -48,6 +65,52 @@ libc.mount.argtypes = [c_char_p, c_char_p, c_char_p, c_ulong, c_void_p]
 
 # What goes back: a message, and descriptors, which are closed here once they are sent.
 Reply = tuple[dict[str, object], list[int]]
+
+
+def send(
+    channel: socket.socket, number: int, message: dict[str, object], fds: Sequence[int] = ()
+) -> None:
+    """Send a message and descriptors; a long message lies in a memory file, which goes first."""
+    head, body = struct.pack("=Q", number), json.dumps(message).encode()
+    if len(body) <= MAX_MESSAGE:
+        socket.send_fds(channel, [head, body], fds)
+        return
+    with os.fdopen(os.memfd_create("message"), "wb") as memory:
+        memory.write(body)
+        memory.flush()
+        socket.send_fds(channel, [head], [memory.fileno(), *fds])
+
+
+def receive(channel: socket.socket) -> tuple[int, dict[str, Any], list[int]]:
+    """Receive a message: its number, what it says, and its descriptors.
+
+    When this process has no descriptor free for what came with it, it says so: `stage` is
+    NO_DESCRIPTOR, and the descriptors are lost.
+
+    Raises:
+        ConnectionError: the other side is gone.
+    """
+    data, fds, flags, _ = socket.recv_fds(
+        channel, MAX_MESSAGE + 8, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+    )
+    if not data:
+        raise ConnectionResetError(errno.ECONNRESET, "the other side is gone")
+    (number,) = struct.unpack_from("=Q", data)
+    body = data[8:]
+    if not body and fds:
+        with os.fdopen(fds.pop(0), "rb") as memory:
+            memory.seek(0)
+            body = memory.read()
+    message = json.loads(body) if body else {}
+    if flags & socket.MSG_CTRUNC:
+        close(fds)
+        return number, {**message, "errno": errno.EMFILE, "stage": NO_DESCRIPTOR}, []
+    return number, message, fds
+
+
+def close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class StageError(Exception):
@@ -171,14 +234,14 @@ class Server:
 
     def answer(self) -> bool:
         """One request; False when there will be no more."""
-        data, fds, _, _ = socket.recv_fds(
-            self.control, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC
-        )
-        if not data:
+        try:
+            number, request, fds = receive(self.control)
+        except ConnectionError:
             return False
         out: list[int] = []
         try:
-            request = json.loads(data)
+            if "errno" in request:
+                raise StageError(request["stage"], request["errno"])
             reply, out = getattr(self, "do_" + request.pop("do"))(fds, **request)
         except StageError as e:
             reply = {"errno": e.errno, "stage": e.stage}
@@ -186,11 +249,14 @@ class Server:
             reply = {"errno": e.errno, "stage": ""}
         except Exception as e:
             reply = {"errno": 0, "stage": repr(e)}
-        # When the other side is gone, the next receive says so.
-        with contextlib.suppress(OSError):
-            socket.send_fds(self.control, [json.dumps(reply).encode()], out)
-        for fd in [*fds, *out]:
-            os.close(fd)
+        try:
+            send(self.control, number, reply, out)
+        except ConnectionError:
+            pass  # the next receive says so
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                send(self.control, number, {"errno": e.errno, "stage": "answer"})
+        close([*fds, *out])
         return True
 
     def do_socket(self, _: list[int], family: int, type: int, proto: int) -> Reply:  # noqa: A002
@@ -199,7 +265,7 @@ class Server:
     def do_read(self, _: list[int], path: str) -> Reply:
         fd = os.open(path, os.O_RDONLY)
         try:
-            return {"text": os.read(fd, MAX_MESSAGE // 2).decode("utf-8", "replace")}, []
+            return {"text": os.read(fd, MAX_READ).decode("utf-8", "replace")}, []
         finally:
             os.close(fd)
 
@@ -231,29 +297,71 @@ class Server:
             raise
         return {"name": name}, fds
 
-    def do_spawn(self, fds: list[int], argv: list[str], env: dict[str, str], cwd: str) -> Reply:
-        """Start a command on three descriptors: its pidfd, and where its status will come."""
+    def do_spawn(
+        self, fds: list[int], argv: list[str], env: dict[str, str], cwd: str | None
+    ) -> Reply:
+        """Start a command on three descriptors: its pidfd, and where its status will come.
+
+        A fourth descriptor is the folder it starts in, when that has no path.
+        """
         try:
-            os.chdir(cwd)
+            os.chdir(fds[3] if cwd is None else cwd)
         except OSError as e:
             raise StageError("chdir", e.errno) from e
+        # What is said into a socket can be looked at without taking it out.
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs, ours:
+            pid = spawn(argv, env, fds[:3])
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            self.statuses[pid] = ours.detach()
+            return {"pid": pid}, [pidfd, theirs.detach()]
+
+    def do_kill(self, _: list[int], pid: int) -> Reply:
+        """End a command whose descriptors reached nobody."""
+        if pid in self.statuses:
+            os.kill(pid, signal.SIGKILL)
+        return {}, []
+
+
+def spawn(argv: list[str], env: dict[str, str], fds: list[int]) -> int:
+    """Start a command, as execvpe(3) finds it in the PATH of its environment."""
+    program = argv[0]
+    folders = [""] if "/" in program else os.get_exec_path(env)
+    problem = errno.ENOENT
+    for folder in folders:
         try:
-            pid = os.posix_spawnp(
-                argv[0],
+            return os.posix_spawn(
+                f"{folder}/{program}" if folder else program,
                 argv,
                 env,
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, i) for i, fd in enumerate(fds)],
                 setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+                setsigmask=[],
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
         except OSError as e:
-            raise StageError("spawn", e.errno) from e
-        pidfd = os.pidfd_open(pid)
-        status, self.statuses[pid] = os.pipe2(os.O_CLOEXEC)
-        return {}, [pidfd, status]
+            if e.errno not in (errno.ENOENT, errno.ENOTDIR):
+                problem = e.errno or 0
+                if problem != errno.EACCES:
+                    break
+    raise StageError("spawn", problem)
+
+
+def forget_signals() -> None:
+    """Undo what was inherited: the mask, and which signals are ignored."""
+    for number in signal.valid_signals():
+        # SIGPIPE and SIGXFSZ are ignored by Python itself, which makes errors of them.
+        if signal.getsignal(number) is signal.SIG_IGN and number not in PYTHONS_OWN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def main(argv: list[str]) -> int:
+    forget_signals()
     control = socket.socket(fileno=int(argv[1]))
     control.set_inheritable(False)
     parent = int(argv[2])
@@ -269,10 +377,10 @@ def main(argv: list[str]) -> int:
         rootless = join_namespace(argv[3]) if len(argv) > 3 else enter_namespaces()
         pid = os.fork()
     except StageError as e:
-        control.send(json.dumps({"errno": e.errno, "stage": e.stage}).encode())
+        send(control, 0, {"errno": e.errno, "stage": e.stage})
         return 1
     except OSError as e:
-        control.send(json.dumps({"errno": e.errno, "stage": "fork"}).encode())
+        send(control, 0, {"errno": e.errno, "stage": "fork"})
         return 1
     if pid:
         control.close()
@@ -282,7 +390,7 @@ def main(argv: list[str]) -> int:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     mount_views()
     server = Server(control, watch)
-    control.send(json.dumps({"rootless": rootless}).encode())
+    send(control, 0, {"rootless": rootless})
     server.serve()
     return 0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import json
 import os
 import select
 import selectors
@@ -23,11 +22,12 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
+from nic_harness.base.descriptors import above_stdio, descriptors_for, is_inherited
 from nic_harness.base.live import Closing, track
 from nic_harness.errors import (
     ClosedError,
@@ -36,6 +36,7 @@ from nic_harness.errors import (
     NamespaceError,
     NamespaceGoneError,
     NamespacePermissionError,
+    ResourceError,
     TunMissingError,
     TunPermissionError,
     WaitTimeoutError,
@@ -78,47 +79,26 @@ class Namespace(Closing):
 
     def __init__(self, *, ipv6: bool = False, join: str | Path | None = None) -> None:
         self._lock = threading.Lock()
+        self._number = 0  # of the last request
         self._stop: weakref.finalize[Any, Any] | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            # -I -S and by its path: it needs nothing but the standard library, and starts in a
-            # third of the time.
-            holder = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    _holder.__file__,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    *([] if join is None else [str(join)]),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                # A sanitizer's thread would keep it from making a user namespace.
-                env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._control = ours
+        with _making():
+            self._control, holder = _start_holder([] if join is None else [str(join)])
         # Also runs when the interpreter ends.
-        self._stop = weakref.finalize(self, _end_holder, ours, holder, os.getpid())
+        self._stop = weakref.finalize(self, _end_holder, self._control, holder, os.getpid())
         try:
-            hello = ours.recv(_holder.MAX_MESSAGE)
-            if not hello:
-                raise NamespaceGoneError("make", "network namespace", "its process ended at once")
-            reply = json.loads(hello)
+            try:
+                _, reply, _ = _holder.receive(self._control)
+            except ConnectionError:
+                raise NamespaceGoneError(
+                    "make", "network namespace", "its process ended at once"
+                ) from None
             if "errno" in reply:
                 if join is not None:
                     raise _join_error(reply["errno"], str(join))
                 raise _namespace_error(reply["errno"], reply["stage"])
             self.rootless = reply["rootless"]
             self._netlink = self.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._netlink.settimeout(None)
             self._rtnl = Rtnl(self._netlink)
             if join is None:
                 if not ipv6:
@@ -161,20 +141,28 @@ class Namespace(Closing):
         """Ask the holder; the reply and the descriptors that came with it."""
         if self.closed:
             raise ClosedError(do, "network namespace", "it is closed")
-        data = json.dumps({"do": do, **args}).encode()
-        if len(data) > _holder.MAX_MESSAGE:
-            raise NamespaceError(do, "network namespace", "arguments and environment are too long")
         with self._lock:
+            self._number += 1
+            number = self._number
             try:
-                socket.send_fds(self._control, [data], fds)
-                answer, out, _, _ = socket.recv_fds(
-                    self._control, _holder.MAX_MESSAGE, _holder.MAX_FDS, socket.MSG_CMSG_CLOEXEC
-                )
+                with descriptors_for(do, "network namespace"):
+                    _holder.send(self._control, number, {"do": do, **args}, fds)
+                while True:
+                    answered, reply, out = _holder.receive(self._control)
+                    if answered == number:
+                        break
+                    # Of a request that a signal handler's exception broke off.
+                    _drop_answer(reply, out)
             except ConnectionError:
-                answer, out = b"", []
-        if not answer:
-            raise NamespaceGoneError(do, "network namespace", "the process that held it was ended")
-        reply: dict[str, Any] = json.loads(answer)
+                raise NamespaceGoneError(
+                    do, "network namespace", "the process that held it was ended"
+                ) from None
+            except OSError as e:
+                raise NamespaceError(do, "network namespace", errno=e.errno) from e
+        if reply.get("stage") == _holder.NO_DESCRIPTOR:
+            if "pid" in reply:
+                self._request("kill", pid=reply["pid"])
+            raise ResourceError.from_errno(errno.EMFILE, do, "network namespace")
         return reply, out
 
     def _ask(self, do: str, what: str, **args: Any) -> tuple[dict[str, Any], list[int]]:
@@ -335,7 +323,7 @@ class Namespace(Closing):
 
     def popen(
         self,
-        args: Sequence[str | os.PathLike[str]],
+        args: Sequence[str | bytes | os.PathLike[str]],
         *,
         stdin: StdIo = None,
         stdout: StdIo = None,
@@ -346,10 +334,12 @@ class Namespace(Closing):
     ) -> Process:
         """Start a command in the namespace, in a session of its own.
 
+        It starts with no signal blocked or ignored, however this process has them.
+
         Args:
             args: the program, looked up in PATH, and its arguments.
-            stdin, stdout, stderr: as subprocess.Popen takes them: None (this process's), PIPE,
-                DEVNULL, a descriptor or a file; STDOUT for stderr.
+            stdin, stdout, stderr: as subprocess.Popen takes them: None (this process's, or DEVNULL
+                where that is closed), PIPE, DEVNULL, a descriptor or a file; STDOUT for stderr.
             cwd: where it starts; None: where this process is.
             env: its whole environment; None: that of this process.
             text: pipes carry str (UTF-8) instead of bytes.
@@ -357,42 +347,51 @@ class Namespace(Closing):
         Raises:
             CommandError: it could not be started.
         """
-        argv = [os.fspath(a) for a in args]
+        argv = [os.fsdecode(a) for a in args]
         if not argv:
             raise CommandError("start", "a command", "no program was named")
         ends: list[int | None] = [None, None, None]  # our ends of pipes
         passed: list[int] = []
         opened: list[int] = []
         try:
-            for i, given in enumerate((stdin, stdout, stderr)):
-                if given == subprocess.PIPE:
-                    r, w = os.pipe2(os.O_CLOEXEC)
-                    theirs, ends[i] = (r, w) if i == 0 else (w, r)
-                    opened.append(theirs)
-                elif given == subprocess.DEVNULL:
-                    theirs = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                    opened.append(theirs)
-                elif given == subprocess.STDOUT:
-                    if i != 2:
-                        raise ValueError("STDOUT can only be used for stderr")
-                    theirs = passed[1]
-                elif given is None:
-                    theirs = i
-                else:
-                    theirs = given if isinstance(given, int) else given.fileno()
-                passed.append(theirs)
+            with descriptors_for("start", argv[0]):
+                for i, given in enumerate((stdin, stdout, stderr)):
+                    if given == subprocess.PIPE:
+                        r, w = os.pipe2(os.O_CLOEXEC)
+                        theirs, ends[i] = (r, w) if i == 0 else (w, r)
+                        opened.append(theirs)
+                    elif given == subprocess.DEVNULL or (given is None and not is_inherited(i)):
+                        theirs = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                        opened.append(theirs)
+                    elif given == subprocess.STDOUT:
+                        if i != 2:
+                            raise ValueError("STDOUT can only be used for stderr")
+                        theirs = passed[1]
+                    elif given is None:
+                        theirs = i
+                    else:
+                        theirs = given if isinstance(given, int) else given.fileno()
+                        _check_open(theirs, argv[0])
+                    passed.append(theirs)
+                try:
+                    where: str | None = str(Path.cwd() / os.fsdecode(cwd or ""))
+                except FileNotFoundError:  # it was removed; it is a place to be in all the same
+                    where = None if cwd is None else os.fsdecode(cwd)
+                if where is None:
+                    opened.append(os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                    passed.append(opened[-1])
             reply, fds = self._request(
                 "spawn",
                 passed,
                 argv=argv,
-                env=dict(os.environ if env is None else env),
-                cwd=str(Path.cwd() if cwd is None else os.fspath(cwd)),
+                env={
+                    os.fsdecode(name): os.fsdecode(value)
+                    for name, value in (os.environ if env is None else env).items()
+                },
+                cwd=where,
             )
             if "errno" in reply:
-                where = f" in {cwd}" if reply["stage"] == "chdir" else ""
-                raise CommandError(
-                    "start", argv[0] + where, remedy="check its name", errno=reply["errno"]
-                )
+                raise _command_error(reply["errno"], reply["stage"], argv[0], cwd)
             process = Process(argv, fds[0], fds[1], ends, text)
             ends = []
             return process
@@ -456,11 +455,19 @@ class Process:
     ) -> None:
         self.args = args
         self._pidfd = pidfd
-        self._status = status
+        self._status = socket.socket(fileno=status)
+        self._status.settimeout(None)
         self._text = text
         self.returncode: int | None = None
-        self.pid = _pid_of(pidfd)
-        self._fds = weakref.finalize(self, _close_all, [pidfd, status])
+        self._fds = weakref.finalize(self, _let_go_of, pidfd, self._status)
+        try:
+            with descriptors_for("start", args[0]):
+                self.pid = _pid_of(pidfd)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._fds()
+            raise
         mode = ("w", "r", "r") if text else ("wb", "rb", "rb")
         self.stdin, self.stdout, self.stderr = (
             None if fd is None else os.fdopen(fd, m, encoding="utf-8" if text else None)
@@ -510,7 +517,8 @@ class Process:
             poll = select.poll()
             poll.register(self._status, select.POLLIN)
             if poll.poll(None if timeout is None else max(0, timeout * 1000)):
-                data = os.read(self._status, 4)
+                # It stays there, for the next one who looks when a signal handler raises here.
+                data = self._status.recv(4, socket.MSG_PEEK)
                 # Nothing to read: the namespace was closed and the kernel killed it with the rest.
                 status = struct.unpack("=i", data)[0] if data else signal.SIGKILL
                 self.returncode = os.waitstatus_to_exitcode(status)
@@ -589,9 +597,89 @@ class Process:
         return out[0], out[1]
 
 
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+def _let_go_of(pidfd: int, status: socket.socket) -> None:
+    os.close(pidfd)
+    status.close()
+
+
+def _check_open(fd: int, program: str) -> None:
+    try:
+        os.fstat(fd)
+    except OSError as e:
+        raise CommandError(
+            "start", program, f"descriptor {fd}, for it to use, is not open", errno=e.errno
+        ) from None
+
+
+def _command_error(
+    code: int, stage: str, program: str, cwd: str | os.PathLike[str] | None
+) -> CommandError:
+    if stage == "chdir":
+        where = "in this folder, which was removed" if cwd is None else f"in {cwd}"
+        return CommandError("start", f"{program} {where}", remedy="check its name", errno=code)
+    if code == errno.E2BIG:
+        remedy = "pass less in its arguments and environment (execve(2) has the limits)"
+    elif code in (errno.EMFILE, errno.ENFILE):
+        remedy = "raise ulimit -n before the namespace is made"
+    else:
+        remedy = "check its name"
+    problem = "" if code else stage
+    return CommandError("start", program, problem, remedy, errno=code or None)
+
+
+def _drop_answer(reply: dict[str, Any], fds: list[int]) -> None:
+    """Undo what was asked for by a request that nobody waits for any more."""
+    if "pid" in reply and fds:  # a command, by its pidfd
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fds[0], signal.SIGKILL)
+    _holder.close(fds)
+
+
+@contextlib.contextmanager
+def _making() -> Iterator[None]:
+    """Name what keeps the holder from being started."""
+    what = "network namespace"
+    try:
+        with descriptors_for("make", what):
+            yield
+    except OSError as e:
+        problem = f"its process could not be started: {e.strerror}"
+        raise NamespaceError("make", what, problem, errno=e.errno) from e
+
+
+def _start_holder(arguments: list[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start the process that makes and holds a namespace, and the channel to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with theirs:
+            ours.settimeout(None)  # whatever socket.setdefaulttimeout() was told
+            number = above_stdio(theirs.fileno())
+        try:
+            # -I -S and by its path: it needs nothing but the standard library, and starts in a
+            # third of the time.
+            python = [sys.executable, "-I", "-S"]
+            if sys.flags.utf8_mode:  # names of files are to be the same bytes there
+                python += ["-X", "utf8"]
+            holder = subprocess.Popen(
+                [*python, _holder.__file__, str(number), str(os.getpid()), *arguments],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # What may be too long is not for it. LD_PRELOAD: a sanitizer's thread would keep
+                # it from making a user namespace.
+                env={
+                    k: v
+                    for k, v in os.environ.items()
+                    if k.startswith(("LANG", "LC_", "LD_")) and k != "LD_PRELOAD"
+                },
+            )
+        finally:
+            os.close(number)
+    except BaseException:
+        ours.close()
+        raise
+    return ours, holder
 
 
 def _pid_of(pidfd: int) -> int:
