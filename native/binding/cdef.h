@@ -215,6 +215,7 @@ struct sf_extent_info {
 bool sf_map_page(struct sf_map *s, const struct vm_page *m, struct sf_page_info *out);
 unsigned sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, uint64_t pindex,
                      struct sf_page_info *out, unsigned max);
+#define SF_EXTENT_PAGES ...
 unsigned sf_map_extents(struct sf_map *s, struct sf_extent_info *out, unsigned max);
 void sf_buf_ref(struct sf_buf *sf);
 uintptr_t sf_buf_kva(struct sf_buf *sf);
@@ -523,6 +524,7 @@ struct frame_tx {
 };
 
 int nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max);
+void frames_taken(const struct frame *f, unsigned n, const void *site);
 void frames_free(struct frame *f, unsigned n);
 void frame_describe(struct mbuf *m, struct frame *out);
 unsigned frame_segs(const struct mbuf *m, struct frame_seg *out, unsigned max);

@@ -66,6 +66,21 @@ nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max)
 }
 
 void
+frames_taken(const struct frame *f, unsigned n, const void *site)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct jumbo *j = f[i].m ? f[i].m->m_zone->arena->owner[REGION_JUMBO] : NULL;
+
+        for (const struct mbuf *m = f[i].m; j && m; m = m->m_next) {
+            struct vm_page *page = m->m_flags & M_EXT ? jumbo_page_at(j, m->m_data) : NULL;
+
+            if (page)
+                __atomic_store_n(&page->alloc_site, (uintptr_t)site, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+void
 frames_free(struct frame *f, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {

@@ -44,6 +44,9 @@ struct frame_tx {
 /* nic_rx_frames() - as nic_rx_burst(), with each frame described in @out. */
 int nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max);
 
+/* frames_taken() - record @site as the place where the jumbo pages of @n frames were taken. */
+void frames_taken(const struct frame *f, unsigned n, const void *site);
+
 /* frames_free() - m_freem() for each of @n frames */
 void frames_free(struct frame *f, unsigned n);
 

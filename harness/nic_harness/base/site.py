@@ -49,6 +49,11 @@ def caller() -> Any:
     return found[1]
 
 
+def number(site: Any) -> int:
+    """Return what a page's record holds of a site, and what name() takes."""
+    return int(ffi.cast("uintptr_t", site))
+
+
 def name(site: int) -> str:
     """Name a site: "file.py:12", "function+0x12 (library)", "library+0x1234"; "-" for none."""
     if site & _PYTHON:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import site as _site
 from nic_harness.base.live import Closing, track
 from nic_harness.base.waiter import Waiter
 from nic_harness.errors import (
@@ -390,6 +391,7 @@ class Stack(Closing):
                 while len(frames) < max and lib.inet_recv_unclaimed(inet, chain, 1):
                     lib.frame_describe(chain[0], d)
                     frames.append(Frame(d, free, self.queue))
+                    lib.frames_taken(d, 1, _site.caller())
             except BaseException:  # as QueuePair.harvest()
                 self._left.extendleft(reversed(frames))
                 frames.clear()
@@ -778,7 +780,9 @@ class Connection(_Endpoint):
             m = lib.tcp_recv(conn, min(max, (1 << 32) - 1))
             if m:
                 lib.frame_describe(m, frame)
-                return (Chain(frame, free),)
+                taken = Chain(frame, free)
+                lib.frames_taken(frame, 1, _site.caller())
+                return (taken,)
             if lib.tcp_eof(conn):
                 return (None,)
             info = self.info()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import site as _site
 from nic_harness.base.live import track
 from nic_harness.base.misuse import Misuse
 from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, error_from_errno
@@ -230,7 +232,7 @@ class Arena:
             raise ArenaBusyError(
                 "close",
                 "arena",
-                f"{self.stats().outstanding() or 'something'} in use",
+                f"{self.stats().outstanding() or 'something'} in use{_where(self._machine)}",
                 "close its NICs, release() its frames and drop slices of their views",
             )
         self._let_go()
@@ -286,6 +288,31 @@ class Arena:
         if not lib.arena_misuse_last(self.handle.arena, 0, m):
             return None
         return Misuse._of(m)
+
+
+#: States of a page that somebody outside of the library has to give back.
+_OUT = (lib.VPS_ALLOC, lib.VPS_MBUF, lib.VPS_HELD, lib.VPS_STOLEN)
+_SITES = 5  # that a message names
+_EXTENT_PAGES = lib.SF_EXTENT_PAGES
+
+
+def _where(machine: Any) -> str:
+    """Say where the pages that are out were taken, the most frequent places first."""
+    arena = machine.arena
+    pages = (arena.pages[i] for i in range(arena.npages))
+    sites = Counter(m.alloc_site for m in pages if m.state in _OUT)
+    extents = ffi.new("struct sf_extent_info[]", lib.sf_map_extents(machine.sf_map, ffi.NULL, 0))
+    found = ffi.new("struct sf_page_info *")
+    for i in range(lib.sf_map_extents(machine.sf_map, extents, len(extents))):
+        e = extents[i]
+        for index in range(e.first, e.first + _EXTENT_PAGES if e.users else e.first):
+            if lib.sf_map_find(machine.sf_map, e.dev, e.ino, index, found, 1):
+                m = found.page
+                if m.wire_count or m.ref_count:
+                    sites[m.alloc_site] += 1
+    named = [f"{_site.name(site)} ({n} page{'s' * (n != 1)})" for site, n in sites.most_common()]
+    more = [f"{len(named) - _SITES} other places"] if len(named) > _SITES else []
+    return f"; taken at {', '.join(named[:_SITES] + more)}" if named else ""
 
 
 def _resign(machine: Any) -> None:

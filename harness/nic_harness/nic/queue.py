@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import site as _site
 from nic_harness.base.waiter import Waiter
 from nic_harness.bsd.mbuf import Deferred, Mbuf
 from nic_harness.errors import (
@@ -94,8 +95,13 @@ class QueuePair:
         if self.nic is None or self._waiter.closing:
             raise ClosedError(operation, self.interface, "the NIC was closed")
 
-    def harvest(self, most: int) -> tuple[list[Frame], bool]:
-        """Take what is there: frames, and whether the interface is down."""
+    def harvest(self, most: int, site: Any = None) -> tuple[list[Frame], bool]:
+        """Take what is there: frames, and whether the interface is down.
+
+        Args:
+            most: frames at most.
+            site: what their pages' records name as the place; None: the caller of the library.
+        """
         frames: list[Frame] = []
         free = self._free
         try:
@@ -112,6 +118,8 @@ class QueuePair:
                             return frames, True
                         raise self.error(got, "receive from")
                     frames += [Frame(self._frames[i], free, self.index) for i in range(got)]
+                    if got:
+                        lib.frames_taken(self._frames, got, site or _site.caller())
                     if got < want:
                         break
         except BaseException:  # of a free routine: the frames are for the next call
@@ -146,6 +154,8 @@ class QueuePair:
                             return 0, True
                         raise self.error(got, "receive from")
                     have += got
+                    if got:
+                        lib.frames_taken(frames + have - got, got, _site.caller())
                     if got < want:
                         break
         except BaseException:  # as in harvest()

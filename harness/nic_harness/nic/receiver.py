@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from nic_harness.base import site as _site
 from nic_harness.base.waiter import Waiter
 from nic_harness.errors import ArgumentError, ClosedError
 from nic_harness.nic.frame import Frame
@@ -40,6 +41,7 @@ class Receiver:
         self._most = most
         self._queue = queue
         self._waiter = Waiter()
+        self._site = _site.caller()  # its frames are taken by whoever started it
         self._stop_lock = threading.Lock()
         self._error: BaseException | None = None
         placed: Future[None] = Future()
@@ -120,7 +122,7 @@ class Receiver:
         try:
             q = self._nic._queue(self._queue)
             while not self._waiter.closing:
-                frames, down = q.harvest(self._most)
+                frames, down = q.harvest(self._most, self._site)
                 if frames:
                     self._callback(frames)
                     # Nothing here keeps a frame until the next one comes.
