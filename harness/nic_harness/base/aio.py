@@ -1,11 +1,15 @@
-"""Waiting for frames in an asyncio event loop."""
+"""Waiting for frames in the event loop of asyncio or of trio, by itself or under anyio."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Callable
+from typing import Any
+
+from nic_harness.errors import UnsupportedError
 
 __all__ = ["Sleepers"]
 
@@ -20,8 +24,24 @@ class Sleepers:
         self._waking: set[Callable[[], None]] = set()
 
     async def wait(self, fd: int | None, seconds: float | None) -> None:
-        """Wait until `fd` is readable, the time is over or close() is called; may be cancelled."""
-        loop = asyncio.get_running_loop()
+        """Wait until `fd` is readable, the time is over or close() is called; may be cancelled.
+
+        Raises:
+            UnsupportedError: neither asyncio nor trio runs here.
+        """
+        trio: Any = sys.modules.get("trio")  # it runs here only if somebody imported it
+        if trio is not None and trio.lowlevel.in_trio_run():
+            await self._wait_in_trio(trio, fd, seconds)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise UnsupportedError(
+                "wait for",
+                "frames",
+                "neither asyncio nor trio runs here",
+                "await under one of them, or use recv() or on_frames()",
+            ) from None
         future = loop.create_future()
 
         def ready() -> None:
@@ -47,6 +67,29 @@ class Sleepers:
                 timer.cancel()
             if own is not None:
                 loop.remove_reader(own)
+                os.close(own)
+
+    async def _wait_in_trio(self, trio: Any, fd: int | None, seconds: float | None) -> None:
+        token = trio.lowlevel.current_trio_token()
+        scope = trio.CancelScope()
+
+        def wake() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(scope.cancel)
+
+        own = None if fd is None else os.dup(fd)  # as above
+        self._waking.add(wake)
+        try:
+            with trio.move_on_after(float("inf") if seconds is None else seconds), scope:
+                if self._closed:
+                    await trio.lowlevel.checkpoint()
+                elif own is None:
+                    await trio.sleep_forever()
+                else:
+                    await trio.lowlevel.wait_readable(own)
+        finally:
+            self._waking.discard(wake)
+            if own is not None:
                 os.close(own)
 
     def close(self) -> None:
