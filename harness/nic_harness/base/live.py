@@ -1,11 +1,13 @@
-"""What is open in this process: for the check that nothing is left after a test."""
+"""What is open in this process, and where it was made: for the check that nothing is left."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from types import TracebackType
 from typing import Protocol, Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
+
+from nic_harness.base import site as _site
 
 
 class Resource(Protocol):
@@ -42,14 +44,19 @@ class Closing:
         self.close()
 
 
-_live: WeakSet[Resource] = WeakSet()
+_live: WeakKeyDictionary[Resource, int] = WeakKeyDictionary()
 
 
 def track(resource: Resource) -> None:
-    """Remember a resource for as long as it exists."""
-    _live.add(resource)
+    """Remember a resource for as long as it exists, and the line of the caller that made it."""
+    _live[resource] = _site.number(_site.caller())
 
 
 def open_resources() -> list[Resource]:
     """List every Namespace, Tap, Arena, Nic and Stack that is open."""
-    return [resource for resource in _live if not resource.closed]
+    return [resource for resource in list(_live) if not resource.closed]
+
+
+def made_at(resource: Resource) -> str:
+    """Name the line that made a resource: "file.py:12"."""
+    return _site.name(_live[resource])

@@ -10,11 +10,17 @@ Installing the package is all it takes (entry point `pytest11`). The fixtures ar
 
 After each test that used one of them conservation is checked: every page and frame of the rings is
 where it belongs, no page, mbuf or mapping is out, no misuse was reported, and nothing is left open.
+A test that ended with an exception (it failed, was skipped in the middle, failed as expected, or a
+fixture did) is not checked: the exception still refers to what the test held.
+
+Options of a run, also as settings in an ini file with _ for -, and the marker wins over both:
+--harness-device, --harness-strict, and --harness-missing=skip, which skips the tests whose fixtures
+this machine cannot provide (no /dev/net/tun, no namespaces, not that device) instead of failing
+them; in the marker that is `missing="skip"`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import inspect
 import os
@@ -22,15 +28,26 @@ import socket
 import subprocess
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import pytest
 
-from nic_harness.base.live import Resource, open_resources
-from nic_harness.errors import ArenaBusyError, CommandError, HarnessError
+from nic_harness.base.live import Resource, made_at, open_resources
+from nic_harness.errors import (
+    ArenaBusyError,
+    CommandError,
+    HarnessError,
+    NamespacePermissionError,
+    TunMissingError,
+    TunPermissionError,
+    UnsupportedError,
+)
 from nic_harness.memory.arena import Arena
+from nic_harness.nic.device import wanted
 from nic_harness.nic.nic import Nic
 from nic_harness.wire.netns import Namespace, Process
 from nic_harness.wire.tap import Tap
@@ -40,7 +57,9 @@ __all__ = ["Peer"]
 Made = TypeVar("Made")
 _Socket: TypeAlias = socket.socket  # Peer has a method of that name
 
-_failed = pytest.StashKey[bool]()
+#: Whether an exception ended the setup or the test, and what is wrong after it.
+_raised = pytest.StashKey[bool]()
+_problems = pytest.StashKey[list[str]]()
 
 #: What the marker takes, and for what.
 _MARKER = {
@@ -52,45 +71,127 @@ _MARKER = {
 _CLOSE_LAST: tuple[type, ...] = (Nic, Tap, Namespace, Arena)
 #: Taken by the check after the test: misuses that the test provokes.
 _EXPECTED = "misuses"
+#: What to do with a test that this machine has not the means for.
+_MISSING = "missing"
+_MISSING_CHOICES = ("fail", "skip")
+#: What says that the machine has not.
+_LACKS = (TunMissingError, TunPermissionError, NamespacePermissionError, UnsupportedError)
+#: Raised inside the library without being its own, these are faults of the library.
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    SystemError,
+    TypeError,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a run can choose."""
     group = parser.getgroup("harness", "NICs of nic-harness")
-    group.addoption(
-        "--harness-device",
-        metavar="NAME",
-        default="auto",
-        help="device of the nic fixture: auto, tap_rw, tap_uring or vhost_net (default: auto)",
+    device = "device of the nic fixture: auto, tap_rw, tap_uring or vhost_net (default: auto)"
+    group.addoption("--harness-device", metavar="NAME", help=device)
+    parser.addini("harness_device", device, default="auto")
+    strict = "arenas without a direct map: a stale pointer faults where it is used"
+    group.addoption("--harness-strict", action="store_true", default=None, help=strict)
+    parser.addini("harness_strict", strict, type="bool", default=False)
+    missing = (
+        "tests that this machine has not the means for (TAP, namespaces, device): skip or fail"
     )
     group.addoption(
-        "--harness-strict",
-        action="store_true",
-        help="arenas without a direct map: a stale pointer faults where it is used",
+        "--harness-missing", choices=_MISSING_CHOICES, help=f"{missing} (default: fail)"
     )
+    parser.addini("harness_missing", missing, default="fail")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known.
+
+    Raises:
+        pytest.UsageError: a setting has no such value.
+    """
+    if _setting(config, "missing") not in _MISSING_CHOICES:
+        raise pytest.UsageError(
+            f"harness_missing = {_setting(config, 'missing')}: it is one of "
+            f"{', '.join(_MISSING_CHOICES)}"
+        )
     config.addinivalue_line(
         "markers",
         "harness(**options): arguments of Arena, Namespace, Tap and Nic for the fixtures of this "
-        "test; misuses=N says how many misuses it provokes",
+        "test; misuses=N says how many misuses it provokes, missing='skip' or 'fail' what to do "
+        "where this machine cannot provide them",
     )
+
+
+def _setting(config: pytest.Config, name: str) -> Any:
+    """Return what the command line says, or else the ini file."""
+    given = config.getoption(f"harness_{name}")
+    return config.getini(f"harness_{name}") if given is None else given
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Forget what a run of this test before this one left (it may be repeated)."""
+    item.stash[_raised] = False
+    item.stash[_problems] = []
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Report what the check found, unless what is out may be held by an exception."""
+    result = yield
+    problems = item.stash.get(_problems, [])
+    if problems and not item.stash[_raised]:
+        pytest.fail("\n".join(f"harness: {problem}" for problem in problems), pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember whether the test failed, and what its NIC had counted."""
+    """Remember whether an exception ended the test, and what its NIC had counted."""
+    if call.excinfo is not None:
+        item.stash[_raised] = True
+        _hide_library(call.excinfo.value)
     report = yield
-    if report.when == "call":
-        item.stash[_failed] = report.failed
+    if report.when != "teardown" and report.failed:
         nic = getattr(item, "funcargs", {}).get("nic")
-        if report.failed and isinstance(nic, Nic) and not nic.closed:
+        if isinstance(nic, Nic) and not nic.closed:
             report.sections.append(("harness", _what_it_did(nic)))
     return report
+
+
+def _hide_library(error: BaseException) -> None:
+    """Leave the library's lines out of the traceback: the last one shown is the user's."""
+    errors, seen = [error], set()
+    while errors:
+        e = errors.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        errors += [linked for linked in (e.__cause__, e.__context__) if linked is not None]
+        if isinstance(e, BaseExceptionGroup):
+            errors += e.exceptions
+        for frame, _ in traceback.walk_tb(e.__traceback__):
+            if _is_library(frame):
+                # pytest looks for it among the locals of a frame, and then among its globals.
+                frame.f_globals.setdefault("__tracebackhide__", _is_hidden)
+
+
+def _is_library(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__package__")).partition(".")[0] == "nic_harness"
+
+
+def _is_hidden(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    """Whether a traceback goes without the library's lines: not when they are at fault."""
+    if excinfo is None or isinstance(excinfo.value, HarnessError):
+        return True
+    *_, (last, _) = traceback.walk_tb(excinfo.tb)
+    return not (isinstance(excinfo.value, _FAULTS) and _is_library(last))
 
 
 def _what_it_did(nic: Nic) -> str:
@@ -199,15 +300,19 @@ def _conservation(request: pytest.FixtureRequest) -> Iterator[list[Arena]]:
         del left
         gc.collect()
         left = _left_open(before, arenas)
-    problems = [f"left open: {resource!r}" for resource in left]
+    problems: list[str] = request.node.stash[_problems]
+    problems += [f"left open: {resource!r}\n  made at {made_at(resource)}" for resource in left]
     for resource in left:
-        with contextlib.suppress(ArenaBusyError):
+        try:
             resource.close()
+        except ArenaBusyError:
+            pass
+        except (
+            Exception
+        ) as e:  # what ended a callback's thread, a capture that could not be written
+            problems.append(f"close {resource!r}: {e}")
     for arena in arenas:
         problems += _settle(arena, _marked(request).get(_EXPECTED, 0))
-    # A test that failed is still referred to by its traceback, with all that it held.
-    if problems and not request.node.stash.get(_failed, False):
-        pytest.fail("\n".join(f"harness: {problem}" for problem in problems), pytrace=False)
 
 
 def _left_open(before: WeakSet[Resource], arenas: Sequence[Arena]) -> list[Resource]:
@@ -238,8 +343,8 @@ def _settle(arena: Arena, expected: int) -> Iterator[str]:
 def arena(request: pytest.FixtureRequest, _conservation: list[Arena]) -> Arena:
     """Pages, mbufs and mappings; empty again when the test ends."""
     options = _options(request, _MARKER["arena"])
-    options.setdefault("strict", request.config.getoption("--harness-strict"))
-    made = _make(lambda: Arena(**options))
+    options.setdefault("strict", _setting(request.config, "strict"))
+    made = _make(request, lambda: Arena(**options))
     _conservation.append(made)
     return made
 
@@ -250,14 +355,14 @@ def netns(
     _conservation: list[Arena],
 ) -> Iterator[Namespace]:
     """Make a network namespace of the test's own."""
-    with _make(lambda: Namespace(**_options(request, _MARKER["netns"]))) as made:
+    with _make(request, lambda: Namespace(**_options(request, _MARKER["netns"]))) as made:
         yield made
 
 
 @pytest.fixture
 def tap(request: pytest.FixtureRequest, netns: Namespace) -> Iterator[Tap]:
     """Make a wire: 198.18.0.1 is the kernel, and knows the MAC address of 198.18.0.2, our end."""
-    with _make(lambda: Tap(netns, **_options(request, _MARKER["tap"]))) as made:
+    with _make(request, lambda: Tap(netns, **_options(request, _MARKER["tap"]))) as made:
         if made.nic_address is not None and made.nic_address.version == 4:
             made.static_neighbour()
         yield made
@@ -267,8 +372,12 @@ def tap(request: pytest.FixtureRequest, netns: Namespace) -> Iterator[Tap]:
 def nic(request: pytest.FixtureRequest, tap: Tap, arena: Arena) -> Iterator[Nic]:
     """Make a NIC of ours on the wire."""
     options = _options(request, _nic_options())
-    options.setdefault("device", request.config.getoption("--harness-device"))
-    with _make(lambda: Nic(tap, arena, **options)) as made:
+    options.setdefault("device", _setting(request.config, "device"))
+    try:
+        wanted(options["device"], "attach NIC to", tap.name)
+    except HarnessError as e:  # a name that no machine has
+        _fail(str(e))
+    with _make(request, lambda: Nic(tap, arena, **options)) as made:
         request.node.user_properties.append(("harness", str(made)))
         yield made
         if not made.closed:
@@ -303,22 +412,34 @@ def _options(request: pytest.FixtureRequest, names: Sequence[str]) -> dict[str, 
 
 
 def _refuse_unknown(request: pytest.FixtureRequest) -> None:
-    known = [*_nic_options(), _EXPECTED, *(n for names in _MARKER.values() for n in names)]
+    known = [
+        *_nic_options(),
+        _EXPECTED,
+        _MISSING,
+        *(n for names in _MARKER.values() for n in names),
+    ]
     unknown = [name for name in _marked(request) if name not in known]
     if unknown:
         _fail(
             f"@pytest.mark.harness has no {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
         )
+    missing = _marked(request).get(_MISSING, "fail")
+    if missing not in _MISSING_CHOICES:
+        choices = " or ".join(map(repr, _MISSING_CHOICES))
+        _fail(f"@pytest.mark.harness(missing={missing!r}): it is {choices}")
 
 
-def _make(make: Callable[[], Made]) -> Made:
-    """Make something; what this machine lacks is one line and no traceback."""
+def _make(request: pytest.FixtureRequest, make: Callable[[], Made]) -> Made:
+    """Make something; what this machine lacks is one line and no traceback, or a skip."""
     try:
         made = make()
     except HarnessError as e:
-        why = str(e)
+        why, lacks = str(e), isinstance(e, _LACKS)
     else:
         return made
+    default = _setting(request.config, "missing")
+    if lacks and _marked(request).get(_MISSING, default) == "skip":
+        pytest.skip(f"harness: {why}")
     return _fail(why)
 
 
