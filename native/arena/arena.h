@@ -182,6 +182,9 @@ arena_of_page(const struct vm_page *m)
     return r == REGION_PAGES || r == REGION_SFMETA ? a : NULL;
 }
 
+/* How an allocator lists what is taken and not given back: @what it is, and the @site that took it. */
+typedef void out_fn(void *arg, const char *what, uintptr_t site);
+
 /* arena_contains() - does [addr, addr + len) lie in one region that a device may be given? */
 static inline bool
 arena_contains(const struct arena *a, uint64_t addr, size_t len)

@@ -4,7 +4,8 @@
  *
  * A program that never made a machine gets one with jumbo_vm_init(), or with the first call that
  * needs one. NIC_HARNESS_STRICT=1 in its environment makes that one strict: no direct map, so that a
- * stale pointer faults where it is used.
+ * stale pointer faults where it is used. What is done wrong with it is told on standard error: see
+ * bsd/report.h.
  */
 #include <stdlib.h>
 
@@ -13,6 +14,7 @@
 #include <sys/mbuf.h>
 #include <vm/vm_object.h>
 
+#include "bsd/report.h"
 #include "machine/machine.h"
 
 static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -35,10 +37,12 @@ machine_or_default(void)
             .strict = strict && strict[0] != '\0' && strict[0] != '0',
         };
 
-        if (machine_create(&config, &m) == 0)
+        if (machine_create(&config, &m) == 0) {
+            report_start(m);
             machine_set_current(m);
-        else
+        } else {
             m = NULL;
+        }
     }
     pthread_mutex_unlock(&default_lock);
     return m;

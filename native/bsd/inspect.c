@@ -2,6 +2,8 @@
 /* harness/inspect.h for the process's current machine. */
 #include <harness/inspect.h>
 
+#include <stdlib.h>
+
 #include "machine/machine.h"
 
 unsigned
@@ -47,4 +49,51 @@ harness_stats(struct harness_stats *out)
     out->unmaps_refused = atomic_load(&m->arena->unmaps_refused);
     out->stale_bytes = atomic_load(&m->arena->stale_bytes);
     return 0;
+}
+
+struct places {
+    struct harness_out *out;
+    unsigned max, n, last;
+};
+
+/* place() - count one more of a kind from a place; a crowd that came together is found at once */
+static void
+place(void *arg, const char *what, uintptr_t site)
+{
+    struct places *p = arg;
+    unsigned i = p->last;
+
+    if (p->n == 0 || p->out[i].what != what || p->out[i].site != site)
+        for (i = 0; i < p->n && (p->out[i].what != what || p->out[i].site != site); i++)
+            ;
+    if (i == p->n && p->n == p->max) {
+        i = p->max - 1;
+        p->out[i].what = "thing of other kinds or places";
+        p->out[i].site = 0;
+    } else if (i == p->n) {
+        p->out[p->n++] = (struct harness_out){what, 0, site};
+    }
+    p->out[i].count++;
+    p->last = i;
+}
+
+static int
+more_first(const void *a, const void *b)
+{
+    const struct harness_out *x = a, *y = b;
+
+    return (x->count < y->count) - (x->count > y->count);
+}
+
+unsigned
+harness_out(struct harness_out *out, unsigned max)
+{
+    struct machine *m = machine_current();
+    struct places p = {.out = out, .max = max};
+
+    if (m && max)
+        machine_each_out(m, place, &p);
+    if (p.n)
+        qsort(out, p.n, sizeof(*out), more_first);
+    return p.n;
 }

@@ -442,6 +442,26 @@ vm_page_to_phys(vm_page_t m)
 }
 
 void
+jumbo_each_out(struct jumbo *j, out_fn *fn, void *arg)
+{
+    static const char *const what[] = {
+        [VPS_ALLOC] = "jumbo page",
+        [VPS_POSTED] = "jumbo page, posted to a device",
+        [VPS_MBUF] = "jumbo page, storage of an mbuf",
+        [VPS_HELD] = "page, freed while it is held",
+        [VPS_STOLEN] = "stolen page",
+    };
+
+    for (size_t i = 0; i < j->arena->npages; i++) {
+        const struct vm_page *m = &j->pages[i];
+        unsigned state = vm_page_state(m);
+
+        if (state < sizeof(what) / sizeof(what[0]) && what[state])
+            fn(arg, what[state], __atomic_load_n(&m->alloc_site, __ATOMIC_RELAXED));
+    }
+}
+
+void
 jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out)
 {
     *out = (struct jumbo_stats){

@@ -98,5 +98,7 @@ jumbo_kva(const struct jumbo *j, const struct vm_page *m)
 }
 
 void jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out);
+/* jumbo_each_out() - the pages that are in use, those that left the pool too */
+void jumbo_each_out(struct jumbo *j, out_fn *fn, void *arg);
 
 #endif

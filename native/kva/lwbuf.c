@@ -92,6 +92,19 @@ lwbuf_get_stats(struct lwbuf_map *l, struct lwbuf_stats *out)
     out->reserve -= out->count;
 }
 
+void
+lwbuf_each_out(struct lwbuf_map *l, out_fn *fn, void *arg)
+{
+    pthread_mutex_lock(&l->lock);
+    for (struct lwbuf_chunk *c = l->chunks; c; c = c->next) {
+        for (unsigned i = 0; i < CHUNK; i++) {
+            if (c->lwb[i].m)
+                fn(arg, "lwbuf", (uintptr_t)c->lwb[i].alloc_site);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
 int
 lwbuf_map_destroy(struct lwbuf_map *l)
 {

@@ -16,5 +16,7 @@ int lwbuf_map_create(struct arena *a, struct lwbuf_map **out);
 /* lwbuf_map_destroy() - 0, or -EBUSY while a handle is in use. */
 int lwbuf_map_destroy(struct lwbuf_map *l);
 void lwbuf_get_stats(struct lwbuf_map *l, struct lwbuf_stats *out);
+/* lwbuf_each_out() - the handles in use, without a direct map */
+void lwbuf_each_out(struct lwbuf_map *l, out_fn *fn, void *arg);
 
 #endif

@@ -425,3 +425,14 @@ pbuf_get_stats(struct pbuf_pool *p, struct pbuf_stats *out)
     out->outstanding = p->outstanding;
     spin_unlock(&p->lock);
 }
+
+void
+pbuf_each_out(struct pbuf_pool *p, out_fn *fn, void *arg)
+{
+    spin_lock(&p->lock);
+    for (uint32_t i = 0; i < p->total - p->nraw; i++) {
+        if (p->buf[i].b_state == B_BUSY)
+            fn(arg, "pbuf", p->buf[i].b_pages->alloc_site);
+    }
+    spin_unlock(&p->lock);
+}

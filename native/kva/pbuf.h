@@ -48,5 +48,7 @@ struct pbuf_pool *pbuf_pool_at(const void *addr);
 struct buf *pbuf_of(struct pbuf_pool *p, const void *kva);
 
 void pbuf_get_stats(struct pbuf_pool *p, struct pbuf_stats *out);
+/* pbuf_each_out() - the buffers in use */
+void pbuf_each_out(struct pbuf_pool *p, out_fn *fn, void *arg);
 
 #endif

@@ -525,6 +525,31 @@ sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, vm_pindex_t pindex,
     return n;
 }
 
+/* page_out() - what of a page is taken */
+static void
+page_out(const struct vm_page *m, out_fn *fn, void *arg)
+{
+    if (m->ref_count)
+        fn(arg, "sf_buf", m->alloc_site);
+    if (m->wire_count)
+        fn(arg, "wired page", m->alloc_site);
+}
+
+void
+sf_map_each_out(struct sf_map *s, out_fn *fn, void *arg)
+{
+    spin_lock(&s->lock);
+    for (uint32_t i = 0; i < s->nextents; i++) {
+        const struct vm_page *m = sf_extent_pages(s, &s->extent[i]);
+
+        for (uint32_t k = 0; s->extent[i].active && k < SF_EXTENT_PAGES; k++)
+            page_out(&m[k], fn, arg);
+    }
+    for (size_t i = 0; i < s->arena->npages; i++)
+        page_out(&s->arena->pages[i], fn, arg);
+    spin_unlock(&s->lock);
+}
+
 unsigned
 sf_map_extents(struct sf_map *s, struct sf_extent_info *out, unsigned max)
 {

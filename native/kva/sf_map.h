@@ -97,6 +97,8 @@ void sf_run_free(struct sf_map *s, caddr_t kva, uint32_t npages);
 void sf_run_ext_free(caddr_t kva, void *args);
 
 void sf_map_get_stats(struct sf_map *s, struct sf_map_stats *out);
+/* sf_map_each_out() - the buffers with a reference, and the pages of files that are wired */
+void sf_map_each_out(struct sf_map *s, out_fn *fn, void *arg);
 /* What sendfile(2) counts in struct sfstat on its own account. */
 enum sf_counter {
     SF_SYSCALLS,  /* calls */

@@ -86,6 +86,16 @@ machine_idle(struct machine *m)
                : 0;
 }
 
+void
+machine_each_out(struct machine *m, out_fn *fn, void *arg)
+{
+    jumbo_each_out(m->jumbo, fn, arg);
+    mbuf_zone_each_out(m->mbufs, fn, arg);
+    sf_map_each_out(m->sf_map, fn, arg);
+    lwbuf_each_out(m->lwbufs, fn, arg);
+    pbuf_each_out(m->pbufs, fn, arg);
+}
+
 int
 machine_destroy(struct machine *m)
 {

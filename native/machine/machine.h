@@ -45,6 +45,9 @@ machine_current(void)
     return atomic_load_explicit(&machine_current_, memory_order_acquire);
 }
 
+/* machine_each_out() - all that its allocators list as taken; for when other threads are at rest */
+void machine_each_out(struct machine *m, out_fn *fn, void *arg);
+
 /* machine_idle() - 0 when nothing is outstanding; otherwise -EBUSY. */
 int machine_idle(struct machine *m);
 

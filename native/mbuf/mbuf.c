@@ -92,6 +92,21 @@ mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out)
     out->in_use = out->total - out->free;
 }
 
+void
+mbuf_zone_each_out(struct mbuf_zone *z, out_fn *fn, void *arg)
+{
+    pthread_mutex_lock(&z->grow_lock);
+    for (const struct mbuf_slab *s = z->slabs; s; s = s->next) {
+        const struct mbuf *m = s->mem;
+
+        for (size_t i = 0; i < SLAB_MBUFS; i++) {
+            if (!(m[i].m_flags & M_FREED))
+                fn(arg, "mbuf", m[i].m_hdr.mh_alloc_site);
+        }
+    }
+    pthread_mutex_unlock(&z->grow_lock);
+}
+
 static struct mbuf *
 take_slow(struct mbuf_zone *z)
 {

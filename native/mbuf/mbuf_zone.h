@@ -23,6 +23,8 @@ int mbuf_zone_create(struct arena *a, size_t limit, struct mbuf_zone **out);
 /* mbuf_zone_destroy() - 0, or -EBUSY while an mbuf is in use. */
 int mbuf_zone_destroy(struct mbuf_zone *z);
 void mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out);
+/* mbuf_zone_each_out() - the mbufs in use */
+void mbuf_zone_each_out(struct mbuf_zone *z, out_fn *fn, void *arg);
 
 /* mb_get(), mb_gethdr() - m_get() and m_gethdr() for a stated zone; NULL when out. */
 struct mbuf *mb_get(struct mbuf_zone *z);

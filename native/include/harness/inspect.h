@@ -93,6 +93,25 @@ unsigned harness_history_text(uint64_t history, char *out, size_t size);
  */
 void harness_site_name(uint64_t site, char *out, size_t size);
 
+/* ---- what is out ---- */
+
+/* Things of one kind that were taken at one place and are not given back. */
+struct harness_out {
+    const char *what; /* "jumbo page", "mbuf", "pbuf" and the like; static storage */
+    uint64_t count;
+    uint64_t site; /* return address of the call that took them; 0: not known */
+};
+
+/*
+ * harness_out() - all that is taken now, by kind and place, the most numerous first
+ * @out, @max: room; places beyond it are added up in the last entry, without kind and site
+ *
+ * Other threads should be at rest meanwhile. It looks at every page: for the end of a program or a test.
+ *
+ * Return: entries filled in; 0 without an arena.
+ */
+unsigned harness_out(struct harness_out *out, unsigned max);
+
 /* ---- figures ---- */
 
 /* jumbo(9), pages; total = free + in_use. */
