@@ -10,12 +10,12 @@
 #include "device/device.h"
 #include "device/faults.h"
 #include "device/steering.h"
-#include "device/pcapng.h"
 #include "inet/inet.h"
 #include "kva/quick.h"
 #include "mbuf/flip.h"
 #include "nic/frames.h"
 #include "nic/nic.h"
+#include "pcap/pcapng_write.h"
 #include "sendfile/sendfile.h"
 
 static inline uint64_t

@@ -463,6 +463,18 @@ int capture_create(struct device *inner, uint32_t snaplen, size_t buffer, struct
 size_t capture_read(struct device *d, void *out, size_t size);
 void capture_get_stats(const struct device *d, struct capture_stats *out);
 size_t pcapng_packets(const void *records, size_t size, void *out, size_t room, size_t *taken);
+size_t pcapng_section(void *out, size_t room, const char *hardware, const char *os,
+                      const char *application);
+size_t pcapng_interface(void *out, size_t room, uint32_t snaplen, const char *name,
+                        const char *description, const uint8_t *mac);
+struct pcapng_summary {
+    uint64_t began, ended;
+    uint64_t seen;
+    uint64_t dropped_before;
+    uint64_t dropped;
+    uint64_t kept;
+};
+size_t pcapng_statistics(void *out, size_t room, const struct pcapng_summary *s);
 
 int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
                const struct nic_config *config, struct nic **out);

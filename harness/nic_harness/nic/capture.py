@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ __all__ = ["Capture", "CaptureStats"]
 
 _PAUSE_S = 0.01  # between two looks at a device that had little to tell
 _READ = 1 << 20  # bytes taken from the device at a time
-_LINKTYPE_ETHERNET = 1
+_BLOCK = 4096  # bytes for a block that is no frame; the names in it are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,32 @@ class Capture:
         self._taken = ffi.new("size_t *")
         self._began = time.time_ns()
         self._stop_now = threading.Event()
-        self._write(_section_block() + _interface_block(self.snaplen, interface, mac, device))
+        self._write_section()
+        self._write_interface(interface, mac, device)
         self._thread = threading.Thread(target=self._run, name="harness-capture", daemon=True)
         self._thread.start()
+
+    def _write_section(self) -> None:
+        system = platform.uname()
+        block = ffi.new("char[]", _BLOCK)
+        names = (system.machine, f"{system.system} {system.release}", f"nic-harness {VERSION}")
+        n = lib.pcapng_section(block, _BLOCK, *(name.encode() for name in names))
+        self._write(ffi.buffer(block, n))
+
+    def _write_interface(self, name: str, mac: bytes, device: str) -> None:
+        block = ffi.new("char[]", _BLOCK)
+        text = f"the NIC on {name}, {device}".encode()
+        n = lib.pcapng_interface(block, _BLOCK, self.snaplen, name.encode(), text, mac)
+        self._write(ffi.buffer(block, n))
+
+    def _write_statistics(self, s: CaptureStats, kernel_dropped: int) -> None:
+        summary = ffi.new("struct pcapng_summary *")
+        summary.began, summary.ended = self._began, time.time_ns()
+        summary.seen, summary.kept, summary.dropped = s.received + s.sent, s.kept, s.dropped
+        summary.dropped_before = kernel_dropped
+        block = ffi.new("char[]", _BLOCK)
+        n = lib.pcapng_statistics(block, _BLOCK, summary)
+        self._write(ffi.buffer(block, n))
 
     def _run(self) -> None:
         while not self._stop_now.is_set():
@@ -160,7 +182,7 @@ class Capture:
         s = self.stats()
         with self._lock:
             self._device = None
-        self._write(_statistics_block(self._began, time.time_ns(), s, kernel_dropped))
+        self._write_statistics(s, kernel_dropped)
 
     def _abandon(self) -> None:
         """Forget the device: the NIC could not be attached after all."""
@@ -192,51 +214,3 @@ class Capture:
             "the capture is not complete",
             errno=number,
         )
-
-
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4)
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    total = len(body) + 12
-    return struct.pack("=II", kind, total) + body + struct.pack("=I", total)
-
-
-def _section_block() -> bytes:
-
-    system = platform.uname()
-    options = (
-        _option(2, system.machine.encode())
-        + _option(3, f"{system.system} {system.release}".encode())
-        + _option(4, f"nic-harness {VERSION}".encode())
-    )
-    header = struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1)
-    return _block(0x0A0D0D0A, header + options + _option(0, b""))
-
-
-def _interface_block(snaplen: int, name: str, mac: bytes, device: str) -> bytes:
-    options = (
-        _option(2, name.encode())
-        + _option(3, f"the NIC on {name}, {device}".encode())
-        + _option(6, mac)
-        + _option(9, b"\x09")  # times are in units of 10**-9 s
-    )
-    return _block(
-        1, struct.pack("=HHI", _LINKTYPE_ETHERNET, 0, snaplen) + options + _option(0, b"")
-    )
-
-
-def _statistics_block(began: int, ended: int, s: CaptureStats, kernel_dropped: int) -> bytes:
-    def when(ns: int) -> bytes:
-        return struct.pack("=II", ns >> 32, ns & 0xFFFFFFFF)
-
-    options = _option(2, when(began)) + _option(3, when(ended))
-    for code, count in (
-        (4, s.received + s.sent),  # isb_ifrecv
-        (5, kernel_dropped),  # isb_ifdrop
-        (7, s.dropped),  # isb_osdrop
-        (8, s.kept),  # isb_usrdeliv
-    ):
-        options += _option(code, struct.pack("=Q", count))
-    return _block(5, struct.pack("=I", 0) + when(ended) + options + _option(0, b""))
