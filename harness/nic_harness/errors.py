@@ -294,7 +294,17 @@ class FileError(HarnessError, OSError):
     """A file cannot be sent: not readable, not a file, or reading it failed."""
 
 
-class CaptureCutError(FileError):
+class CaptureDamagedError(FileError):
+    """A capture file is damaged; the frames before that are good.
+
+    Attributes:
+        offset: of the block or record that is damaged, bytes from the begin of the file, unpacked.
+    """
+
+    offset: int = 0
+
+
+class CaptureCutError(CaptureDamagedError):
     """A capture file ends in the middle of a record; the frames before it are good."""
 
 

@@ -15,6 +15,7 @@
 #include "mbuf/flip.h"
 #include "nic/frames.h"
 #include "nic/nic.h"
+#include "pcap/pcap_reader.h"
 #include "pcap/pcapng_write.h"
 #include "sendfile/sendfile.h"
 

@@ -476,6 +476,45 @@ struct pcapng_summary {
 };
 size_t pcapng_statistics(void *out, size_t room, const struct pcapng_summary *s);
 
+enum pcap_direction {
+    PCAP_UNKNOWN,
+    PCAP_IN,
+    PCAP_OUT,
+    ...
+};
+struct pcap_frame {
+    const uint8_t *data;
+    int64_t sec;
+    uint32_t nsec;
+    uint32_t caplen;
+    uint32_t len;
+    bool timed;
+    uint8_t direction;
+    ...;
+};
+struct pcap_other {
+    uint16_t link;
+    uint64_t frames;
+    ...;
+};
+struct pcap_progress {
+    uint64_t frames;
+    uint64_t other_frames;
+    uint64_t offset;
+    struct pcap_other other[...];
+    unsigned nother;
+    bool begun;
+    ...;
+};
+struct pcap_reader;
+int pcap_reader_create(struct pcap_reader **out);
+void pcap_reader_destroy(struct pcap_reader *r);
+void *pcap_reader_room(struct pcap_reader *r, size_t *room);
+void pcap_reader_fed(struct pcap_reader *r, size_t len);
+int pcap_reader_next(struct pcap_reader *r, struct pcap_frame *out, unsigned most);
+const char *pcap_reader_problem(const struct pcap_reader *r);
+void pcap_reader_progress(const struct pcap_reader *r, struct pcap_progress *out);
+
 int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
                const struct nic_config *config, struct nic **out);
 int nic_detach(struct nic *n);

@@ -27,7 +27,7 @@ from nic_harness.cli.options import (
 )
 from nic_harness.cli.output import check_json, console_for, nic_lines, write_json
 from nic_harness.cli.wire import make_tap
-from nic_harness.errors import CaptureCutError
+from nic_harness.errors import CaptureDamagedError
 from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
 from nic_harness.nic.replay import Recorded, Replayed, read_capture
@@ -77,10 +77,10 @@ def replay(
     check_json(json_path)
     console = console_for(json_path)
     frames: list[Recorded] = []
-    cut: CaptureCutError | None = None
+    cut: CaptureDamagedError | None = None
     try:
         frames.extend(read_capture(file))  # what is wrong with it is said before anything is made
-    except CaptureCutError as e:
+    except CaptureDamagedError as e:
         cut = e
     with contextlib.ExitStack() as stack:
         wire = make_tap(stack, netns=netns, tap=tap, kernel=kernel, address=ours, mtu=mtu)
@@ -132,7 +132,8 @@ def _gap(frames: list[Recorded], speed: float | None, rate: float | None) -> flo
         return 1 / rate
     if speed is None or len(frames) < 2:
         return 0.0
-    return max(0, frames[-1].ns - frames[0].ns) / (len(frames) - 1) / speed / 1e9
+    times = [frame.ns for frame in frames if frame.ns is not None]
+    return max(0, times[-1] - times[0]) / (len(frames) - 1) / speed / 1e9 if times else 0.0
 
 
 def _times(loop: int) -> Iterator[int]:

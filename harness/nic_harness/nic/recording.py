@@ -1,0 +1,293 @@
+"""Capture files read: pcap and pcapng, also packed by gzip, also from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, Any, Literal, NamedTuple, Self, cast
+
+from nic_harness._native import ffi, lib
+from nic_harness.errors import (
+    CaptureCutError,
+    CaptureDamagedError,
+    ClosedError,
+    FileError,
+    HarnessError,
+    ResourceError,
+)
+
+__all__ = ["Direction", "Recorded", "Recording", "read_capture"]
+
+_BATCH = 256  # frames taken from C at a time
+
+Direction = Literal["in", "out"]
+_DIRECTIONS: dict[int, Direction | None] = {
+    lib.PCAP_UNKNOWN: None,
+    lib.PCAP_IN: "in",
+    lib.PCAP_OUT: "out",
+}
+
+
+class Recorded(NamedTuple):
+    """A frame of a capture file.
+
+    Attributes:
+        ns: when, ns since 1970. A frame without a time has that of the frame before it; None:
+            there is none before it either.
+        data: its bytes, as far as they were kept, without a frame check sequence.
+        length: its bytes on the wire, where more than were kept; 0: `data` is all of it.
+        direction: "out": sent by the interface that was captured; "in": received by it; None: the
+            file does not say.
+    """
+
+    ns: int | None
+    data: bytes
+    length: int = 0
+    direction: Direction | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the capture kept less than the whole frame."""
+        return self.length > len(self.data)
+
+
+class Recording:
+    """The frames of a capture file, read as they are asked for: an iterator, and a context manager.
+
+    Memory is bounded, whatever the file says. The file may be a pipe that is still written to:
+    each frame comes as soon as it is there. It is closed at its end, by close(), and by leaving
+    `with`.
+
+    Raises:
+        FileError: it cannot be read, or is no capture of Ethernet frames. When it is iterated over:
+            all of its frames are of other link types; some of them are passed over and counted.
+        CaptureDamagedError: it is damaged; after the whole frames before that.
+        CaptureCutError: it ends in the middle of a record, a block or its header, or of gzip's;
+            after the whole frames.
+        ClosedError: it was closed before its end.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self._reader = _create()
+        self._found = ffi.new("struct pcap_frame[]", _BATCH)
+        self._room = ffi.new("size_t *")
+        self._seen = ffi.new("struct pcap_progress *")
+        self._ended = self._done = self._feeding = False
+        self._batch: list[Recorded] = []
+        self._frames = iter(self._batch)
+        try:
+            self._file = io.FileIO(path)  # until close()
+        except OSError as e:
+            raise FileError("read", self.name, remedy="name another file", errno=e.errno) from e
+        # What is no capture is said now; a pipe need not have a frame yet.
+        with self._closed_by_errors():
+            self._plain = _unpacked(self._file)
+            while not self._parse() and not self._progress().begun:
+                self._feed()
+
+    @property
+    def frames(self) -> int:
+        """Whole frames so far, those of other link types too."""
+        return int(self._progress().frames)
+
+    @property
+    def other_frames(self) -> int:
+        """Frames so far of other link types than Ethernet: passed over."""
+        return int(self._progress().other_frames)
+
+    @property
+    def other_links(self) -> dict[int, int]:
+        """Frames of other link types: LINKTYPE_* number and how many; the first eight types."""
+        p = self._progress()
+        return {int(p.other[i].link): int(p.other[i].frames) for i in range(p.nother)}
+
+    def batches(self) -> Iterator[list[Recorded]]:
+        """Iterate over what is there each time, so that nothing waits for what is still to come."""
+        while batch := self._next_batch():
+            yield batch
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Recorded:
+        while True:
+            for frame in self._frames:
+                return frame
+            batch = self._next_batch()
+            if not batch:
+                raise StopIteration
+            self._frames = iter(batch)
+
+    def close(self) -> None:
+        """Close the file; no more frames are read."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _next_batch(self) -> list[Recorded]:
+        """Read on, as far as there is a frame; [] at the end."""
+        batch, self._batch = self._batch, []
+        if batch or self._done:
+            return batch
+        if self._file.closed:
+            raise ClosedError("read", self.name, "it was closed", "read it anew")
+        with self._closed_by_errors():
+            while not self._parse():
+                if self._ended:
+                    self._done = True
+                    break
+                self._feed()
+            if self._done:
+                self._end()
+        batch, self._batch = self._batch, []
+        return batch
+
+    def _parse(self) -> bool:
+        """Take what frames the reader has; whether there were any."""
+        n = int(lib.pcap_reader_next(self._reader, self._found, _BATCH))
+        if n < 0:
+            raise self._problem(n)
+        self._batch = [_recorded(self._found[i]) for i in range(n)]
+        return n > 0
+
+    def _feed(self) -> None:
+        """Give the reader some bytes of the file, as many as come at once."""
+        if self._feeding:  # bytes that were read may never have come to the reader
+            raise FileError("read", self.name, "it was interrupted in the middle", "read it anew")
+        self._feeding = True
+        where = lib.pcap_reader_room(self._reader, self._room)
+        if where == ffi.NULL:
+            raise ResourceError("read", self.name, "out of memory")
+        got = self._plain.readinto1(ffi.buffer(where, self._room[0]))
+        lib.pcap_reader_fed(self._reader, got)
+        self._ended = got == 0
+        self._feeding = False
+
+    def _end(self) -> None:
+        self.close()
+        p = self._progress()
+        if 0 < p.frames == p.other_frames:
+            links = " and ".join(map(str, self.other_links))
+            raise FileError(
+                "read", self.name, f"it has frames of link type {links}, not Ethernet's"
+            )
+
+    def _progress(self) -> Any:
+        lib.pcap_reader_progress(self._reader, self._seen)
+        return self._seen
+
+    @contextlib.contextmanager
+    def _closed_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as e:
+            self._done = isinstance(e, Exception)
+            self.close()
+            if isinstance(e, EOFError):
+                raise self._cut() from e
+            if isinstance(e, OSError) and e.errno is not None and not isinstance(e, HarnessError):
+                raise FileError("read", self.name, remedy="name another file", errno=e.errno) from e
+            if isinstance(e, zlib.error | gzip.BadGzipFile):
+                raise self._damaged(str(e)) from e
+            raise
+
+    def _problem(self, code: int) -> HarnessError:
+        """Make the error that the reader stopped at."""
+        words = ffi.string(lib.pcap_reader_problem(self._reader)).decode()
+        if code == -errno.ENODATA:
+            return self._cut()
+        if code == -errno.EBADMSG:
+            return self._damaged(words)
+        if code == -errno.EINVAL:
+            words = f"it is no pcap or pcapng file: {words}"
+        if code == -errno.ENOMEM:
+            return ResourceError("read", self.name, words)
+        return FileError("read", self.name, words)
+
+    def _cut(self) -> CaptureCutError:
+        e = CaptureCutError("read", self.name, f"it is cut short, after {self.frames} whole frames")
+        e.offset = int(self._progress().offset)
+        return e
+
+    def _damaged(self, words: str) -> FileError:
+        p = self._progress()
+        if not p.begun:
+            return FileError("read", self.name, f"it is no pcap or pcapng file: {words}")
+        e = CaptureDamagedError(
+            "read",
+            self.name,
+            f"it is damaged, after {p.frames} whole frames: {words}, at byte {p.offset}",
+        )
+        e.offset = int(p.offset)
+        return e
+
+
+def read_capture(path: str | os.PathLike[str]) -> Recording:
+    """Read a pcap or pcapng file, also one packed by gzip, frame by frame.
+
+    Raises:
+        FileError, CaptureDamagedError, CaptureCutError: as Recording.
+    """
+    return Recording(path)
+
+
+def _create() -> Any:
+    out = ffi.new("struct pcap_reader **")
+    code = lib.pcap_reader_create(out)
+    if code < 0:
+        raise ResourceError.from_errno(code, "read", "a capture")
+    return ffi.gc(out[0], lib.pcap_reader_destroy)
+
+
+def _recorded(f: Any) -> Recorded:
+    return Recorded(
+        f.sec * 1_000_000_000 + f.nsec if f.timed else None,
+        ffi.buffer(f.data, f.caplen)[:],
+        f.len if f.len > f.caplen else 0,
+        _DIRECTIONS[f.direction],
+    )
+
+
+def _unpacked(file: io.FileIO) -> _AsItComes | gzip.GzipFile:
+    plain = _AsItComes(file)
+    # A pipe cannot be rewound, and may have but one byte yet; no capture begins with this one.
+    return gzip.GzipFile(fileobj=cast("IO[bytes]", plain)) if plain.first == b"\x1f" else plain
+
+
+class _AsItComes:
+    """A file, read as far as there is something: a pipe is not waited for without need."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.first = self._ahead = file.read(1)
+
+    def readinto1(self, room: Any) -> int:
+        if self._ahead:
+            room[:1], self._ahead = self._ahead, b""
+            return 1
+        return self._file.readinto(room)
+
+    def read(self, size: int) -> bytes:
+        """Read for gzip. Its header and its sums are read in small pieces, which must be whole."""
+        data, self._ahead = self._ahead, b""
+        while len(data) < size and (more := self._file.read(size - len(data))):
+            data += more
+            if size > 64:
+                break
+        return data
