@@ -107,6 +107,18 @@ depot_free_count(struct depot *d)
 }
 
 size_t
+depot_reach(struct depot *d, struct depot_lookaside *l)
+{
+    struct magazine *m = depot_magazine(d, l);
+
+    spin_lock(&d->lock);
+    size_t n = d->nlist + (m ? m->n : 0);
+
+    spin_unlock(&d->lock);
+    return n;
+}
+
+size_t
 depot_total(struct depot *d)
 {
     spin_lock(&d->lock);

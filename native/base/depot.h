@@ -55,6 +55,8 @@ void depot_add(struct depot *d, void *first, void *last, size_t n);
 void depot_remove(struct depot *d);
 /* depot_free_count() - objects on the list and in all magazines; exact when nobody moves. */
 size_t depot_free_count(struct depot *d);
+/* depot_reach() - objects that depot_get() would give the calling thread: none of another's magazine. */
+size_t depot_reach(struct depot *d, struct depot_lookaside *l);
 /* depot_total() - objects that exist */
 size_t depot_total(struct depot *d);
 

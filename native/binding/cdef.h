@@ -628,6 +628,7 @@ struct inet_config {
     unsigned queue;
     uint32_t sndbuf;
     uint32_t rcvbuf;
+    uint32_t budget;
     uint32_t unclaimed;
     uint64_t seed;
     ...;
@@ -637,12 +638,21 @@ struct inet_stats {
     uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
     uint64_t rx_fragments;
     uint64_t rx_no_buffer;
+    uint64_t rx_no_memory, rx_compacted, rx_pruned;
     uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
     uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
     uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
     uint64_t tx_payload;
     uint64_t tx_payload_retransmitted;
+    uint64_t tx_no_memory;
+    uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
     ...;
+};
+struct inet_memory {
+    uint32_t pages_limit, pages_used, pages_promised;
+    uint32_t mbufs_limit, mbufs_used;
+    uint32_t conns_limit, conns;
+    uint32_t half_open, orphans, time_wait;
 };
 struct tcp_info_s {
     uint32_t state;
@@ -666,12 +676,14 @@ int inet_poll(struct inet *in);
 uint64_t inet_deadline(const struct inet *in);
 unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
+void inet_get_memory(const struct inet *in, struct inet_memory *out);
 
 int tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
                 struct tcp_conn **out);
 int tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn **out);
 struct tcp_conn *tcp_accept(struct tcp_conn *listener);
 uint32_t tcp_send_room(const struct tcp_conn *c);
+uint32_t tcp_copy_room(struct tcp_conn *c);
 int tcp_send(struct tcp_conn *c, struct mbuf *m);
 int tcp_output(struct tcp_conn *c);
 struct mbuf *tcp_recv(struct tcp_conn *c, uint32_t max);

@@ -171,8 +171,11 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
     in->unclaimed_tail = &in->unclaimed;
     TAILQ_INIT(&in->conns);
     TAILQ_INIT(&in->output);
+    for (unsigned i = 0; i < TC_COUNT; i++)
+        TAILQ_INIT(&in->class[i].list);
     for (unsigned i = 0; i < TCP_HASH; i++)
         TAILQ_INIT(&in->hash[i]);
+    mem_init(in, config->budget);
     /* An acknowledgement that finds no page is the one that would free some. */
     nic_rx_copy(n, in->queue, true);
     *out = in;
@@ -213,13 +216,22 @@ frame_head(const struct mbuf *m, uint8_t *copy, unsigned want)
 void
 inet_unclaimed(struct inet *in, struct mbuf *m)
 {
+    uint32_t pages, mbufs;
+
     in->stats.rx_other++;
-    if (in->nunclaimed >= in->max_unclaimed) {
-        if (in->max_unclaimed)
+    mem_count(in, m, &pages, &mbufs);
+    if (in->nunclaimed >= in->max_unclaimed ||
+        !mem_queue_ok(in, pages, mbufs, in->unclaimed_pages, in->unclaimed_mbufs)) {
+        if (in->nunclaimed < in->max_unclaimed)
+            in->stats.rx_no_memory++;
+        else if (in->max_unclaimed)
             in->stats.rx_no_buffer++;
         m_freem(m);
         return;
     }
+    in->unclaimed_pages += pages;
+    in->unclaimed_mbufs += mbufs;
+    mem_take(in, pages, mbufs);
     if (!m->m_pkthdr.rcv_tstmp)
         m->m_pkthdr.rcv_tstmp = clock_wall();
     m->m_nextpkt = NULL;
@@ -235,7 +247,12 @@ inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max)
 
     while (n < max && in->unclaimed) {
         struct mbuf *m = in->unclaimed;
+        uint32_t pages, mbufs;
 
+        mem_count(in, m, &pages, &mbufs);
+        in->unclaimed_pages -= pages;
+        in->unclaimed_mbufs -= mbufs;
+        mem_give(in, pages, mbufs);
         in->unclaimed = m->m_nextpkt;
         m->m_nextpkt = NULL;
         out[n++] = m;
@@ -287,6 +304,7 @@ inet_poll(struct inet *in)
 
     in->now = in->clock(in->clock_arg);
     in->work = false;
+    mem_look(in);
     /* Of a device that works on its own: what it sent since need not wait for the next frame. */
     nic_tx_reap(in->nic, in->queue);
     for (unsigned round = 0; round < INET_BURSTS; round++) {
@@ -294,6 +312,7 @@ inet_poll(struct inet *in)
         if (n <= 0)
             break;
         total += n;
+        mem_look(in);
         for (int i = 0; i < n; i++)
             ether_input(in, burst[i]);
         /* Once per burst: acknowledgements that came together open the window together. */
@@ -317,6 +336,7 @@ inet_poll(struct inet *in)
         }
     }
     tcp_run_output(in);
+    mem_relieve(in);
     inet_flush(in);
     if (in->fault) {
         in->fault = false;
@@ -379,4 +399,21 @@ void
 inet_get_stats(const struct inet *in, struct inet_stats *out)
 {
     *out = in->stats;
+}
+
+void
+inet_get_memory(const struct inet *in, struct inet_memory *out)
+{
+    *out = (struct inet_memory){
+        .pages_limit = in->page.limit,
+        .pages_used = in->page.used,
+        .pages_promised = in->page.promised,
+        .mbufs_limit = in->mbuf.limit,
+        .mbufs_used = in->mbuf.used,
+        .conns_limit = in->max_conns,
+        .conns = in->nconns,
+        .half_open = in->class[TC_HALF_OPEN].n,
+        .orphans = in->class[TC_ORPHAN].n,
+        .time_wait = in->class[TC_TIME_WAIT].n,
+    };
 }

@@ -17,12 +17,14 @@ struct inet;
 struct tcp_conn;
 
 struct inet_config {
-    uint32_t addr;                /* our IPv4 address, network byte order */
-    uint32_t netmask;             /* network byte order */
-    uint32_t gateway;             /* 0: none */
-    unsigned queue;               /* NIC queue it runs on */
-    uint32_t sndbuf;              /* bytes a connection keeps unacknowledged or unsent; 0: 8 MiB */
-    uint32_t rcvbuf;              /* bytes a connection keeps for its reader; 0: 4 MiB */
+    uint32_t addr;    /* our IPv4 address, network byte order */
+    uint32_t netmask; /* network byte order */
+    uint32_t gateway; /* 0: none */
+    unsigned queue;   /* NIC queue it runs on */
+    uint32_t sndbuf;  /* bytes a connection keeps unacknowledged or unsent; 0: 8 MiB */
+    uint32_t rcvbuf;  /* bytes a connection keeps for its reader; 0: 4 MiB */
+    uint32_t
+        budget; /* pages of the arena it holds at most; 0: what the rings leave, less a quarter */
     uint32_t unclaimed;           /* frames kept for inet_recv_unclaimed(); 0: none */
     uint64_t seed;                /* of initial sequence numbers and ports; 0: from getrandom(2) */
     uint64_t (*clock)(void *arg); /* ns, never going back; NULL: CLOCK_MONOTONIC */
@@ -33,12 +35,27 @@ struct inet_stats {
     uint64_t rx_frames, rx_arp, rx_ip, rx_icmp, rx_tcp, rx_other;
     uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
     uint64_t rx_fragments; /* not reassembled: dropped */
-    uint64_t rx_no_buffer; /* dropped: no mbuf, or a reader that lets too much wait */
+    uint64_t rx_no_buffer; /* dropped: no mbuf, too many ranges or unclaimed frames */
+    uint64_t rx_no_memory; /* segments dropped, whole or in part, because the budget was used up */
+    uint64_t rx_compacted; /* small segments copied, so that they hold no page of their own */
+    uint64_t rx_pruned;    /* times that data out of order were given up to free memory */
     uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
     uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
     uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
     uint64_t tx_payload; /* TCP payload bytes put on the wire, first time and again */
     uint64_t tx_payload_retransmitted;
+    uint64_t
+        tx_no_memory; /* times that tcp_copy_room() found room in the send buffer, and no page */
+    /* Connections that a limit ended or refused. */
+    uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
+};
+
+/* What a stack holds at one moment, and may hold: pages of the arena, mbufs, connections. */
+struct inet_memory {
+    uint32_t pages_limit, pages_used, pages_promised;
+    uint32_t mbufs_limit, mbufs_used;
+    uint32_t conns_limit, conns; /* listeners counted */
+    uint32_t half_open, orphans, time_wait;
 };
 
 /* inet_create() - a host at config->addr on a NIC; the NIC stays the caller's. 0 or -errno. */
@@ -85,6 +102,7 @@ int64_t inet_timeout(const struct inet *in);
 uint64_t inet_deadline(const struct inet *in);
 
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
+void inet_get_memory(const struct inet *in, struct inet_memory *out);
 
 /* TCP states, RFC 9293 section 3.3.2. */
 enum tcp_state {
@@ -136,6 +154,15 @@ struct tcp_conn *tcp_accept(struct tcp_conn *listener);
 
 /* tcp_send_room() - bytes the send buffer takes now; 0 when the connection cannot send. */
 uint32_t tcp_send_room(const struct tcp_conn *c);
+/* tcp_send_starved() - the send buffer has room, and the budget has no mbuf for it */
+bool tcp_send_starved(const struct tcp_conn *c);
+/*
+ * tcp_copy_room() - bytes that may be copied into pages of the arena and sent now
+ *
+ * Not more than tcp_send_room(), and not more than the budget has pages for. When it is 0 for want of
+ * pages, inet_timeout() says when to ask again.
+ */
+uint32_t tcp_copy_room(struct tcp_conn *c);
 /*
  * tcp_send() - append a chain to the send buffer
  * @m: chain; its storage is held until the peer has acknowledged its bytes

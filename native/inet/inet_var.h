@@ -56,6 +56,23 @@ struct arp_entry {
 
 TAILQ_HEAD(tcp_list, tcp_conn);
 
+/* One kind of memory that queues are made of: pages of the arena, or mbufs. See mem.c. */
+struct inet_pool {
+    uint32_t limit, floor, reserve;
+    uint32_t used;     /* by the queues of this stack */
+    uint32_t promised; /* set aside for windows: of pages */
+    uint32_t free;     /* in the pool, at the last look */
+};
+
+/* Connections that nobody has a handle of, in a list for each kind that has a limit of its own. */
+enum tcp_class {
+    TC_NONE = 0, /* somebody has, or will have it from tcp_accept() */
+    TC_HALF_OPEN,
+    TC_ORPHAN,
+    TC_TIME_WAIT,
+    TC_COUNT
+};
+
 /* One host. Addresses in here are in host byte order. */
 struct inet {
     struct nic *nic;
@@ -84,14 +101,25 @@ struct inet {
 
     struct mbuf *unclaimed, **unclaimed_tail; /* by m_nextpkt */
     uint32_t nunclaimed, max_unclaimed;
+    uint32_t unclaimed_pages, unclaimed_mbufs;
 
     struct arp_entry arp[ARP_ENTRIES];
-    uint32_t arp_gen; /* moves whenever a cached MAC address may be stale */
+    uint32_t arp_gen;              /* moves whenever a cached MAC address may be stale */
+    uint32_t arp_pages, arp_mbufs; /* that its queues keep */
 
     struct tcp_list conns;
     struct tcp_list hash[TCP_HASH];
     struct tcp_list output; /* connections with something to transmit */
     unsigned nconns, noutput;
+    struct {
+        struct tcp_list list; /* the one that has not moved for the longest time first */
+        unsigned n;
+    } class[TC_COUNT];
+    uint32_t max_conns;
+
+    struct inet_pool page, mbuf;
+    bool was_short;
+    uint64_t next_relief;
 
     struct inet_stats stats;
 };
@@ -164,6 +192,48 @@ static inline uint32_t
 csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)
 {
     return (src >> 16) + (src & 0xffff) + (dst >> 16) + (dst & 0xffff) + proto + len;
+}
+
+/* -- mem.c: the budget -- */
+
+#define MEM_PROMISE 65536u /* bytes that each connection is promised without setting pages aside */
+#define MEM_FILL_MIN 1024u /* bytes in a page, at least: what compacting comes to */
+
+/* mem_init() - divide the pool; @budget: pages at most, 0: what the rings leave, less a quarter. */
+void mem_init(struct inet *in, uint32_t budget);
+/* mem_look() - see what is left in the pools. */
+void mem_look(struct inet *in);
+/* mem_queue_ok() - may a queue that holds @own_pages and @own_mbufs take so much more? */
+bool mem_queue_ok(const struct inet *in, uint32_t pages, uint32_t mbufs, uint32_t own_pages,
+                  uint32_t own_mbufs);
+/* mem_count() - pages and mbufs that a chain holds */
+void mem_count(const struct inet *in, const struct mbuf *m, uint32_t *pages, uint32_t *mbufs);
+/* mem_relieve() - keep the limits; between two frames, for connections may go. */
+void mem_relieve(struct inet *in);
+
+/* mem_is_page() - is an mbuf's storage a page of the arena? */
+static inline bool
+mem_is_page(const struct inet *in, const struct mbuf *m)
+{
+    const struct jumbo *j = nic_jumbo(in->nic);
+
+    return (m->m_flags & M_EXT) &&
+           (uintptr_t)m->m_ext.ext_buf - (uintptr_t)j->kva < j->max_pages << PAGE_SHIFT;
+}
+
+/* mem_take(), mem_give() - a queue holds so much more, so much less. */
+static inline void
+mem_take(struct inet *in, uint32_t pages, uint32_t mbufs)
+{
+    in->page.used += pages;
+    in->mbuf.used += mbufs;
+}
+
+static inline void
+mem_give(struct inet *in, uint32_t pages, uint32_t mbufs)
+{
+    in->page.used -= pages;
+    in->mbuf.used -= mbufs;
 }
 
 /* -- arp.c -- */

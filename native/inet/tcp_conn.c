@@ -9,7 +9,7 @@
 
 #define PORT_FIRST 49152u /* RFC 6335: the dynamic ports */
 #define PORT_COUNT 16384u
-#define CONNS_MAX 16384u
+#define SNDBUF_MANY 64u /* mbufs in a send buffer: from then on small sends share one */
 
 /* bucket() - keyed, so that a peer cannot choose names that fall together (multiply-shift hashing) */
 static struct tcp_list *
@@ -35,10 +35,12 @@ tcp_find(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port
 struct tcp_conn *
 tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
 {
-    struct tcp_conn *c = in->nconns < CONNS_MAX ? calloc(1, sizeof(*c)) : NULL;
+    struct tcp_conn *c = in->nconns < in->max_conns ? calloc(1, sizeof(*c)) : NULL;
 
-    if (!c)
+    if (!c) {
+        in->stats.conns_refused++;
         return NULL;
+    }
     c->in = in;
     c->peer = peer;
     c->peer_port = peer_port;
@@ -55,6 +57,8 @@ tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
     c->cwnd = c->mss;
     c->ssthresh = UINT32_MAX / 2; /* RFC 5681 3.1: arbitrarily high */
     c->quickacks = TCP_QUICKACKS;
+    c->rcv_limit = u32_min(MEM_PROMISE, in->rcvbuf);
+    c->rcv_fill = PAGE_SIZE;
     while (65535u << c->rcv_wscale < in->rcvbuf)
         c->rcv_wscale++;
     for (unsigned t = 0; t < TT_COUNT; t++)
@@ -104,6 +108,51 @@ tcp_negotiated(struct tcp_conn *c)
     }
     tcp_set_mss(c, mss);
     c->rcv_mss = mss;
+    c->rcv_fill = u32_max(u32_min(mss, PAGE_SIZE), MEM_FILL_MIN);
+}
+
+static enum tcp_class
+class_of(const struct tcp_conn *c)
+{
+    if (c->listener)
+        return c->state == TCPS_SYN_RECEIVED ? TC_HALF_OPEN : TC_NONE;
+    if (c->owned || c->state == TCPS_CLOSED)
+        return TC_NONE;
+    return c->state == TCPS_TIME_WAIT ? TC_TIME_WAIT : TC_ORPHAN;
+}
+
+/* move_class() - to the end of a list, where those are that moved last */
+static void
+move_class(struct tcp_conn *c, enum tcp_class class)
+{
+    struct inet *in = c->in;
+
+    if (c->class != TC_NONE) {
+        TAILQ_REMOVE(&in->class[c->class].list, c, class_link);
+        in->class[c->class].n--;
+    }
+    c->class = class;
+    c->moved = in->now;
+    if (class != TC_NONE) {
+        TAILQ_INSERT_TAIL(&in->class[class].list, c, class_link);
+        in->class[class].n++;
+    }
+}
+
+void
+tcp_classify(struct tcp_conn *c)
+{
+    enum tcp_class class = class_of(c);
+
+    if (class != c->class)
+        move_class(c, class);
+}
+
+void
+tcp_set_state(struct tcp_conn *c, enum tcp_state state)
+{
+    c->state = (uint8_t)state;
+    tcp_classify(c);
 }
 
 void
@@ -115,10 +164,11 @@ tcp_established(struct tcp_conn *c)
         c->rto = u64_max(c->rto, TCP_RTO_FALLBACK);
     c->retries = c->backoff = 0;
     c->timer[TT_REXMT] = NEVER;
-    c->state = c->fin_wanted ? TCPS_FIN_WAIT_1 : TCPS_ESTABLISHED;
+    tcp_set_state(c, c->fin_wanted ? TCPS_FIN_WAIT_1 : TCPS_ESTABLISHED);
     if (c->listener) {
         TAILQ_INSERT_TAIL(&c->listener->accept_queue, c, accept_link);
         c->in_accept = true;
+        c->listener->naccept++;
     }
     tcp_want_output(c);
 }
@@ -155,6 +205,14 @@ tcp_run_output(struct inet *in)
     }
 }
 
+static void
+sndbuf_give(struct tcp_conn *c, uint32_t pages, uint32_t mbufs)
+{
+    c->snd_pages -= pages;
+    c->snd_mbufs -= mbufs;
+    mem_give(c->in, pages, mbufs);
+}
+
 void
 tcp_sndbuf_ack(struct tcp_conn *c)
 {
@@ -166,15 +224,19 @@ tcp_sndbuf_ack(struct tcp_conn *c)
             c->nxt_cur.m = NULL;
         if (c->rtx_cur.m == m)
             c->rtx_cur.m = NULL;
+        sndbuf_give(c, mem_is_page(c->in, m), 1);
         c->snd_head = m_free(m);
     }
     if (!c->snd_head)
         c->snd_tail = NULL;
+    if (c->class == TC_ORPHAN)
+        move_class(c, TC_ORPHAN);
 }
 
 void
 tcp_sndbuf_free(struct tcp_conn *c)
 {
+    sndbuf_give(c, c->snd_pages, c->snd_mbufs);
     m_freem(c->snd_head);
     c->snd_head = c->snd_tail = NULL;
     c->nxt_cur.m = c->rtx_cur.m = NULL;
@@ -188,10 +250,11 @@ tcp_free(struct tcp_conn *c)
     unqueue_output(c);
     tcp_sndbuf_free(c);
     tcp_rcv_free(c);
-    if (c->listener) {
-        if (c->in_accept)
-            TAILQ_REMOVE(&c->listener->accept_queue, c, accept_link);
-        c->listener->npending--;
+    in->page.promised -= c->promised;
+    move_class(c, TC_NONE);
+    if (c->in_accept) {
+        TAILQ_REMOVE(&c->listener->accept_queue, c, accept_link);
+        c->listener->naccept--;
     }
     TAILQ_REMOVE(&in->conns, c, all_link);
     TAILQ_REMOVE(bucket(in, c->peer, c->peer_port, c->local_port), c, hash_link);
@@ -206,9 +269,11 @@ tcp_closed(struct tcp_conn *c, int error)
         tcp_free(c);
         return;
     }
-    c->state = TCPS_CLOSED;
+    tcp_set_state(c, TCPS_CLOSED);
     if (!c->error)
         c->error = error;
+    c->rcv_adv = c->rcv_nxt; /* nobody sends any more */
+    tcp_mem_promise(c);
     for (unsigned t = 0; t < TT_COUNT; t++)
         c->timer[t] = NEVER;
     unqueue_output(c);
@@ -348,7 +413,7 @@ tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
     if (!c)
         return -ENOMEM;
     c->owned = c->active = true;
-    c->state = TCPS_SYN_SENT;
+    tcp_set_state(c, TCPS_SYN_SENT);
     c->ts_ok = c->wscale_ok = c->sack_ok = true; /* offered */
     tcp_arm_rexmt(c);
     tcp_transmit(c);
@@ -371,7 +436,7 @@ tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn **o
     if (!c)
         return -ENOMEM;
     c->owned = true;
-    c->state = TCPS_LISTEN;
+    tcp_set_state(c, TCPS_LISTEN);
     c->backlog = backlog ? backlog : 1;
     *out = c;
     return 0;
@@ -385,10 +450,11 @@ tcp_accept(struct tcp_conn *listener)
     if (!c)
         return NULL;
     TAILQ_REMOVE(&listener->accept_queue, c, accept_link);
-    listener->npending--;
+    listener->naccept--;
     c->in_accept = false;
     c->listener = NULL;
     c->owned = true;
+    tcp_classify(c);
     return c;
 }
 
@@ -408,13 +474,37 @@ tcp_send_room(const struct tcp_conn *c)
 {
     uint32_t used = c->snd_end_seq - c->snd_una;
 
-    return may_send(c) || used >= c->in->sndbuf ? 0 : c->in->sndbuf - used;
+    if (may_send(c) || used >= c->in->sndbuf || !tcp_mem_send_mbufs(c))
+        return 0;
+    return c->in->sndbuf - used;
+}
+
+bool
+tcp_send_starved(const struct tcp_conn *c)
+{
+    return !may_send(c) && c->snd_end_seq - c->snd_una < c->in->sndbuf && !tcp_mem_send_mbufs(c);
+}
+
+/* append_small() - put a few bytes behind those in the last mbuf, when there are many; frees @m */
+static bool
+append_small(struct tcp_conn *c, struct mbuf *m, unsigned len)
+{
+    struct mbuf *t = c->snd_tail;
+
+    /* What is on the ring has a copy of the bytes inside an mbuf: those behind them are free. */
+    if (!t || c->snd_mbufs < SNDBUF_MANY || (t->m_flags & M_EXT) || m_trailingspace(t) < (int)len ||
+        m_copydata(m, 0, (int)len, t->m_data + t->m_len))
+        return false;
+    t->m_len += (int32_t)len;
+    m_freem(m);
+    return true;
 }
 
 int
 tcp_send(struct tcp_conn *c, struct mbuf *m)
 {
     struct mbuf *last;
+    uint32_t pages, mbufs;
     unsigned len;
     int rc = may_send(c);
 
@@ -433,12 +523,18 @@ tcp_send(struct tcp_conn *c, struct mbuf *m)
             n->m_next = m_free(n->m_next);
         last = n;
     }
-    if (c->snd_tail)
-        c->snd_tail->m_next = m;
-    else
-        c->snd_head = m;
-    c->snd_tail = last;
     c->snd_end_seq += len;
+    if (!append_small(c, m, len)) {
+        mem_count(c->in, m, &pages, &mbufs);
+        c->snd_pages += pages;
+        c->snd_mbufs += mbufs;
+        mem_take(c->in, pages, mbufs);
+        if (c->snd_tail)
+            c->snd_tail->m_next = m;
+        else
+            c->snd_head = m;
+        c->snd_tail = last;
+    }
     tcp_want_output(c);
     c->in->work = true;
     return 0;
@@ -481,9 +577,9 @@ finish(struct tcp_conn *c)
         return;
     c->fin_wanted = true;
     if (c->state == TCPS_ESTABLISHED)
-        c->state = TCPS_FIN_WAIT_1;
+        tcp_set_state(c, TCPS_FIN_WAIT_1);
     else if (c->state == TCPS_CLOSE_WAIT)
-        c->state = TCPS_LAST_ACK;
+        tcp_set_state(c, TCPS_LAST_ACK);
     tcp_want_output(c);
     c->in->work = true;
 }
@@ -533,6 +629,7 @@ tcp_close(struct tcp_conn *c)
     }
     c->owned = false;
     finish(c);
+    tcp_classify(c);
     if (c->state == TCPS_FIN_WAIT_2)
         tcp_arm(c, TT_2MSL, TCP_FIN_WAIT_2);
 }

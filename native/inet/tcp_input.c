@@ -98,14 +98,17 @@ listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_
     }
     if (!(seg->flags & TF_SYN) || (seg->flags & TF_FIN))
         return;
-    if (l->npending >= l->backlog || !ip_nexthop(in, src))
-        return; /* it will try again */
+    if (!ip_nexthop(in, src))
+        return;
+    if (l->naccept >= l->backlog) { /* it will try again */
+        in->stats.backlog_full++;
+        return;
+    }
     c = tcp_new(in, src, sport, l->local_port);
     if (!c)
         return;
     c->listener = l;
-    l->npending++;
-    c->state = TCPS_SYN_RECEIVED;
+    tcp_set_state(c, TCPS_SYN_RECEIVED);
     take_options(c, seg, false);
     c->rcv_adv = c->rcv_nxt;
     tcp_arm_rexmt(c);
@@ -117,6 +120,7 @@ static void
 syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
 {
     bool ack = seg->flags & TF_ACK;
+    uint32_t offered = c->rcv_adv; /* our SYN's window */
 
     if (ack && (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt))) {
         tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
@@ -131,15 +135,14 @@ syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
         return;
     take_options(c, seg, true);
     if (!ack) { /* simultaneous open: our SYN goes out again, with an acknowledgement */
-        c->rcv_adv = c->rcv_nxt;
-        c->state = TCPS_SYN_RECEIVED;
+        c->rcv_adv = c->rcv_nxt + offered;
+        tcp_set_state(c, TCPS_SYN_RECEIVED);
         c->snd_nxt = c->iss;
         c->rtt_active = false;
         tcp_want_output(c);
         return;
     }
-    /* Our SYN carried this window. */
-    c->rcv_adv = c->rcv_nxt + u32_min(c->in->rcvbuf, 65535);
+    c->rcv_adv = c->rcv_nxt + offered;
     c->snd_una = seg->ack;
     if (c->rtt_active)
         tcp_rtt_sample(c, c->in->now - c->rtt_start);
@@ -331,12 +334,12 @@ fin_acked(struct tcp_conn *c)
         return true;
     switch (c->state) {
     case TCPS_FIN_WAIT_1:
-        c->state = TCPS_FIN_WAIT_2;
+        tcp_set_state(c, TCPS_FIN_WAIT_2);
         if (!c->owned)
             tcp_arm(c, TT_2MSL, TCP_FIN_WAIT_2);
         return true;
     case TCPS_CLOSING:
-        c->state = TCPS_TIME_WAIT;
+        tcp_set_state(c, TCPS_TIME_WAIT);
         tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
         return true;
     case TCPS_LAST_ACK:
@@ -358,13 +361,13 @@ fin_received(struct tcp_conn *c)
     ack_now(c);
     switch (c->state) {
     case TCPS_ESTABLISHED:
-        c->state = TCPS_CLOSE_WAIT;
+        tcp_set_state(c, TCPS_CLOSE_WAIT);
         break;
     case TCPS_FIN_WAIT_1:
-        c->state = TCPS_CLOSING;
+        tcp_set_state(c, TCPS_CLOSING);
         break;
     case TCPS_FIN_WAIT_2:
-        c->state = TCPS_TIME_WAIT;
+        tcp_set_state(c, TCPS_TIME_WAIT);
         tcp_arm(c, TT_2MSL, 2 * TCP_MSL);
         break;
     }
@@ -579,6 +582,10 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     if (c->state == TCPS_SYN_RECEIVED) {
         if (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt)) {
             tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
+            goto drop;
+        }
+        if (c->listener && c->listener->naccept >= c->listener->backlog) {
+            c->in->stats.backlog_full++; /* our answer goes out again, and so does this */
             goto drop;
         }
     } else if (!ack_acceptable(c, seg)) {

@@ -50,6 +50,8 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
         window = u32_min(window, 65535);
         put16(tcp + TCPH_WIN, (uint16_t)window);
         adv = window;
+        if (!(flags & TF_ACK)) /* where the window is, is known from the answer on */
+            c->rcv_adv = u32_max(c->rcv_adv, window);
     } else {
         uint32_t have = c->rcv_adv - c->rcv_nxt;
         uint32_t field = window >> c->rcv_wscale;
@@ -63,6 +65,7 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
     }
     if (flags & TF_ACK && !(flags & TF_RST)) {
         c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt + adv);
+        tcp_mem_promise(c);
         c->last_ack = c->rcv_nxt;
         c->ack_now = false;
         c->timer[TT_DELACK] = NEVER;

@@ -46,6 +46,11 @@ seq_min(uint32_t a, uint32_t b)
 #define TCP_STRAY_INTERVAL (500 * NS_PER_MS) /* between answers to segments of no use */
 #define TCP_PAWS_IDLE (24ull * 86400 * NS_PER_S) /* RFC 7323 5.5 */
 
+#define TCP_CONNS_MAX 16384u    /* fewer when there are fewer mbufs: mem.c */
+#define TCP_HALF_OPEN_MAX 128u  /* then SYN cookies */
+#define TCP_ORPHANS_MAX 1024u   /* closed by their users, and not finished */
+#define TCP_TIME_WAIT_MAX 4096u /* 2 MSL are a second */
+
 #define TCP_OUTPUT_FRAMES 64 /* transmitted in one go, before acknowledgements are looked at */
 #define TCP_TX_SEGS (NET_TX_SEGS - 3) /* mbufs of payload in a frame */
 
@@ -134,6 +139,7 @@ struct tcp_conn {
     /* the send buffer: head_seq <= snd_una <= snd_nxt <= end_seq (+ 1 for FIN) */
     struct mbuf *snd_head, *snd_tail;
     uint32_t snd_head_seq, snd_end_seq;
+    uint32_t snd_pages, snd_mbufs; /* that it keeps */
     struct tcp_cursor nxt_cur, rtx_cur;
 
     uint64_t timer[TT_COUNT]; /* ns; NEVER */
@@ -155,11 +161,17 @@ struct tcp_conn {
     uint32_t rcv_fin;
     uint32_t rcv_mss;   /* of the peer's segments, as seen */
     uint32_t rcv_cc;    /* bytes for the reader */
-    uint32_t rcv_mbufs; /* that the reader and the ranges keep */
+    uint32_t rcv_held;  /* bytes for the reader and in ranges */
+    uint32_t rcv_mbufs; /* that these keep */
+    uint32_t rcv_pages; /* likewise */
+    uint32_t rcv_fill;  /* bytes that a page holds, by the frames of late */
+    uint32_t rcv_limit; /* bytes of the largest window: grows by what arrives */
+    uint32_t promised;  /* pages set aside for the window */
     unsigned quickacks;
     struct mbuf *rcv_head, *rcv_tail;
     unsigned nranges;
     uint32_t range_stamp;
+    uint64_t range_moved;            /* when the last one came or went */
     uint32_t dsack_start, dsack_end; /* RFC 2883: to be reported once; equal: none */
     uint32_t ts_recent, ts_offset;
     uint64_t ts_recent_age;
@@ -170,9 +182,11 @@ struct tcp_conn {
     int error, soft_error;
     struct tcp_conn *listener;
     struct tcp_list accept_queue; /* of a listener: established, not taken */
-    unsigned backlog, npending;   /* of a listener: connections of its own, both kinds */
+    unsigned backlog, naccept;    /* of a listener: how many may be there, and are */
     bool in_accept;
-    TAILQ_ENTRY(tcp_conn) all_link, hash_link, output_link, accept_link;
+    uint8_t class;  /* enum tcp_class */
+    uint64_t moved; /* when it was last seen to make progress, as an orphan */
+    TAILQ_ENTRY(tcp_conn) all_link, hash_link, output_link, accept_link, class_link;
 
     uint64_t bytes_acked, bytes_received, retransmits;
     uint64_t challenge_second, stray_next;
@@ -207,6 +221,10 @@ struct tcp_conn *tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uin
 void tcp_negotiated(struct tcp_conn *c);
 /* tcp_set_mss() - payload bytes per segment, and with them per frame. */
 void tcp_set_mss(struct tcp_conn *c, uint32_t mss);
+/* tcp_set_state() - everything that follows from the state alone is done here. */
+void tcp_set_state(struct tcp_conn *c, enum tcp_state state);
+/* tcp_classify() - its state, its owner or its listener changed: the list it is on. */
+void tcp_classify(struct tcp_conn *c);
 void tcp_established(struct tcp_conn *c);
 /* tcp_closed() - over, with an error or without; @c is gone afterwards when nobody has a handle. */
 void tcp_closed(struct tcp_conn *c, int error);
@@ -258,6 +276,22 @@ tcp_ts_now(const struct tcp_conn *c)
 {
     return (uint32_t)(c->in->now / NS_PER_MS) + c->ts_offset; /* RFC 7323 5.4: 1 ms */
 }
+
+/* -- mem.c: its share of the budget -- */
+
+/* tcp_mem_window() - bytes that may be promised to the peer */
+uint32_t tcp_mem_window(const struct tcp_conn *c);
+/* tcp_mem_promise() - the window advertised is another. */
+void tcp_mem_promise(struct tcp_conn *c);
+/* tcp_mem_arrived() - @len bytes came in @pages. */
+void tcp_mem_arrived(struct tcp_conn *c, uint32_t len, uint32_t pages);
+/* tcp_mem_saving() - is a small segment worth copying? */
+bool tcp_mem_saving(const struct tcp_conn *c);
+/* tcp_mem_pages(), tcp_mem_mbufs() - that the receive queue may take now, for data in order or not */
+uint32_t tcp_mem_pages(const struct tcp_conn *c, bool ordered);
+uint32_t tcp_mem_mbufs(const struct tcp_conn *c, bool ordered);
+/* tcp_mem_send_mbufs() - that the send buffer may take now */
+uint32_t tcp_mem_send_mbufs(const struct tcp_conn *c);
 
 /* -- tcp_option.c -- */
 
@@ -315,6 +349,8 @@ uint32_t tcp_sb_pipe(const struct tcp_conn *c);
 /* tcp_reass() - data of a segment, trimmed to the window; consumes @m; true: something is new. */
 bool tcp_reass(struct tcp_conn *c, uint32_t seq, uint32_t len, struct mbuf *m);
 void tcp_reass_free(struct tcp_conn *c);
+/* tcp_rcv_tell() - let the peer know when there is so much more room that it matters. */
+void tcp_rcv_tell(struct tcp_conn *c);
 void tcp_rcv_free(struct tcp_conn *c);
 
 #endif

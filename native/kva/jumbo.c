@@ -441,6 +441,14 @@ vm_page_to_phys(vm_page_t m)
     return vm_page_state(m) == VPS_FILE ? VM_PADDR_NONE : (vm_paddr_t)m->pindex << PAGE_SHIFT;
 }
 
+size_t
+jumbo_reach(struct jumbo *j)
+{
+    size_t total = depot_total(&j->depot);
+
+    return depot_reach(&j->depot, &lookaside) + (total < j->max_pages ? j->max_pages - total : 0);
+}
+
 void
 jumbo_each_out(struct jumbo *j, out_fn *fn, void *arg)
 {

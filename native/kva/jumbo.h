@@ -97,6 +97,9 @@ jumbo_kva(const struct jumbo *j, const struct vm_page *m)
     return j->kva + ((size_t)m->slot << PAGE_SHIFT);
 }
 
+/* jumbo_reach() - pages that jumbo_alloc() would still give the calling thread, growth included */
+size_t jumbo_reach(struct jumbo *j);
+
 void jumbo_get_stats(struct jumbo *j, struct jumbo_stats *out);
 /* jumbo_each_out() - the pages that are in use, those that left the pool too */
 void jumbo_each_out(struct jumbo *j, out_fn *fn, void *arg);

@@ -107,6 +107,12 @@ mbuf_zone_each_out(struct mbuf_zone *z, out_fn *fn, void *arg)
     pthread_mutex_unlock(&z->grow_lock);
 }
 
+size_t
+mbuf_zone_reach(struct mbuf_zone *z)
+{
+    return depot_reach(&z->depot, &lookaside) + z->limit - depot_total(&z->depot);
+}
+
 static struct mbuf *
 take_slow(struct mbuf_zone *z)
 {

@@ -26,6 +26,9 @@ void mbuf_zone_get_stats(struct mbuf_zone *z, struct mbuf_stats *out);
 /* mbuf_zone_each_out() - the mbufs in use */
 void mbuf_zone_each_out(struct mbuf_zone *z, out_fn *fn, void *arg);
 
+/* mbuf_zone_reach() - mbufs that the calling thread could still take, growth included */
+size_t mbuf_zone_reach(struct mbuf_zone *z);
+
 /* mb_get(), mb_gethdr() - m_get() and m_gethdr() for a stated zone; NULL when out. */
 struct mbuf *mb_get(struct mbuf_zone *z);
 struct mbuf *mb_gethdr(struct mbuf_zone *z);

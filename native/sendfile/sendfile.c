@@ -139,9 +139,9 @@ map_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
     return 0;
 }
 
-/* copy_chunk() - at most @len bytes of the file, read into jumbo pages */
+/* copy_chunk() - at most @len bytes of the file, read into jumbo pages, or into the @inside of an mbuf */
 static int
-copy_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
+copy_chunk(struct sendfile *s, int64_t len, bool inside, struct mbuf **out)
 {
     struct mbuf_zone *z = nic_mbuf_zone(inet_nic(s->inet));
     struct iovec iov[COPY_PAGES];
@@ -150,16 +150,19 @@ copy_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
     unsigned n = 0;
 
     for (; n < COPY_PAGES && (int64_t)n * (int64_t)PAGE_SIZE < len; n++) {
-        struct vm_page *pg = jumbo_alloc(s->jumbo, RETURN_SITE());
-        struct mbuf *m = pg ? mb_get(z) : NULL;
+        struct vm_page *pg = inside ? NULL : jumbo_alloc(s->jumbo, RETURN_SITE());
+        struct mbuf *m = pg || inside ? mb_get(z) : NULL;
 
         if (m == NULL) {
             if (pg)
                 jumbo_free(s->jumbo, jumbo_kva(s->jumbo, pg), RETURN_SITE());
             break;
         }
-        vm_page_turn(pg, VPS_MBUF, VPE_MBUF);
-        m_extadd(m, jumbo_kva(s->jumbo, pg), (unsigned)PAGE_SIZE, jumbo_freem, NULL, 0, EXT_JUMBOP);
+        if (pg) {
+            vm_page_turn(pg, VPS_MBUF, VPE_MBUF);
+            m_extadd(m, jumbo_kva(s->jumbo, pg), (unsigned)PAGE_SIZE, jumbo_freem, NULL, 0,
+                     EXT_JUMBOP);
+        }
         iov[n] = (struct iovec){m->m_data,
                                 (size_t)min64(len - (int64_t)n * (int64_t)PAGE_SIZE, PAGE_SIZE)};
         m->m_len = (int32_t)iov[n].iov_len;
@@ -265,23 +268,38 @@ feed(struct sendfile *s)
         /* Half of a small buffer: a frame that is not full may wait in it for what follows. */
         want = min64(want, inet_sndbuf(s->inet) / 2);
         struct mbuf *m = NULL;
+        bool inside = false;
         int err;
 
         /* Whole chunks only: crumbs would cost an mbuf and a mapping each. */
         s->want = want;
         if (tcp_send_room(s->conn) < want)
             return 0;
+        if (s->strategy == SENDFILE_COPY) {
+            /* Pages may be shorter than the send buffer: then whole ones, or what an mbuf takes. */
+            int64_t room = tcp_copy_room(s->conn);
+
+            if (room == 0) {
+                s->starved = true;
+                return 0;
+            }
+            if (room < want) {
+                inside = room < (int64_t)PAGE_SIZE;
+                want = inside ? min64(room, MLEN) : room & ~(int64_t)PAGE_MASK;
+            }
+        }
         if ((s->flags & SF_NODISKIO) && !resident(s, want)) {
             sf_map_count(s->map, SF_BUSY, 1);
             return -EBUSY;
         }
-        err = s->strategy == SENDFILE_COPY     ? copy_chunk(s, want, &m)
+        err = s->strategy == SENDFILE_COPY     ? copy_chunk(s, want, inside, &m)
               : s->strategy == SENDFILE_DIRECT ? direct_chunk(s, left, &m)
                                                : map_chunk(s, want, &m);
         if (err == -EAGAIN)
             return 0;
         if (err == -ENOBUFS) {
             sf_map_count(s->map, SF_ALLOCFAIL, 1);
+            s->starved = true;
             return 0;
         }
         if (err == -EFAULT) { /* it shrank between the look at its size and the use */
@@ -339,12 +357,17 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
     if (s->error)
         return s->error;
     for (;;) {
+        s->starved = false;
+
         int fed = s->fed ? 1 : feed(s);
 
         if (fed == -EIO) /* better no stream than one that is taken for the file */
             tcp_reset(s->conn, EIO);
-        /* Between two feeds a frame that is not full waits for the next one's bytes. */
-        tcp_set_more(s->conn, fed == 0);
+        /*
+         * Between two feeds a frame that is not full waits for the next one's bytes; but not when they wait
+         * for memory, which the acknowledgement of that frame may free.
+         */
+        tcp_set_more(s->conn, fed == 0 && !s->starved && !tcp_send_starved(s->conn));
 
         int err = fed < 0 ? fed : tcp_output(s->conn);
         int moved = 0;

@@ -41,6 +41,7 @@ struct sendfile {
     uint64_t syscalls; /* made by sendfile itself: pread, fstat */
     bool fed;          /* everything was handed over */
     bool shrunk;       /* the file ended early */
+    bool starved;      /* waits for pages, mbufs or mappings, not for room in the send buffer */
     int error;         /* 0 or a negative errno */
 };
 

@@ -44,6 +44,7 @@ __all__ = [
     "Listener",
     "SendfileResult",
     "Stack",
+    "StackMemory",
     "StackStats",
     "Strategy",
     "TcpInfo",
@@ -95,6 +96,13 @@ class StackStats:
     """Counters of a stack since it was made: frames, unless the name says otherwise.
 
     `tx_payload` is TCP payload in bytes, `tx_payload_retransmitted` the part of it sent again.
+
+    Limits that were reached: `rx_no_memory` segments were dropped, whole or in part, because the
+    budget was used up; `rx_compacted` small ones were copied, so that they hold no page of their
+    own; `rx_pruned` times data out of order were given up; `tx_no_memory` times sending by copy
+    found no page. `backlog_full` SYNs and handshakes found the listener's backlog full,
+    `conns_refused` the table of connections; `orphans_dropped` closed connections and
+    `time_wait_dropped` finished ones were ended before their time.
     """
 
     rx_frames: int
@@ -110,6 +118,9 @@ class StackStats:
     rx_bad_csum: int
     rx_fragments: int
     rx_no_buffer: int
+    rx_no_memory: int
+    rx_compacted: int
+    rx_pruned: int
     rx_paws: int
     rx_no_conn: int
     rx_out_of_order: int
@@ -128,6 +139,37 @@ class StackStats:
     tx_busy: int
     tx_payload: int
     tx_payload_retransmitted: int
+    tx_no_memory: int
+    backlog_full: int
+    orphans_dropped: int
+    time_wait_dropped: int
+    conns_refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackMemory:
+    """What a stack holds at one moment, and how much of it it may hold.
+
+    Attributes:
+        pages_limit, pages_used: pages of the arena, of what was received and what is to be sent.
+        pages_promised: pages set aside for the windows that were advertised.
+        mbufs_limit, mbufs_used: mbufs, likewise.
+        conns_limit, conns: connections and listeners.
+        half_open: connections whose handshake is not finished.
+        orphans: connections that were closed here and still have something to send or to wait for.
+        time_wait: connections in TIME_WAIT that were closed here.
+    """
+
+    pages_limit: int
+    pages_used: int
+    pages_promised: int
+    mbufs_limit: int
+    mbufs_used: int
+    conns_limit: int
+    conns: int
+    half_open: int
+    orphans: int
+    time_wait: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +239,8 @@ class Stack(Closing):
         queue: the NIC's queue.
         sndbuf: bytes that a connection keeps unsent or unacknowledged; None: 8 MiB.
         rcvbuf: bytes that a connection keeps for its reader; None: 4 MiB.
+        budget: pages of the arena that it holds at most, received and to be sent; None: three
+            quarters of what the receive rings leave.
         unclaimed: frames that no protocol here takes, to keep for recv_unclaimed(); 0: none.
         seed: of sequence numbers and ports, for a run that can be repeated; 0: random.
 
@@ -215,6 +259,7 @@ class Stack(Closing):
         queue: int = 0,
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
+        budget: int | None = None,
         unclaimed: int = 0,
         seed: int = 0,
     ) -> None:
@@ -236,6 +281,9 @@ class Stack(Closing):
             raise ArgumentError(
                 "make stack on", nic.tap.name, f"unclaimed={unclaimed}", "0 or more frames"
             )
+        if budget is not None and not 1 <= budget < 1 << 32:
+            raise ArgumentError("make stack on", nic.tap.name, f"budget={budget}", "1 page or more")
+        config.budget = budget or 0
         config.unclaimed = unclaimed
         config.seed = seed
         out = ffi.new("struct inet **")
@@ -492,6 +540,13 @@ class Stack(Closing):
         with self._lock:
             lib.inet_get_stats(self._alive("count"), s)
         return StackStats(**{f.name: getattr(s, f.name) for f in fields(StackStats)})
+
+    def memory(self) -> StackMemory:
+        """Look at what it holds of its budget."""
+        m = ffi.new("struct inet_memory *")
+        with self._lock:
+            lib.inet_get_memory(self._alive("look at"), m)
+        return StackMemory(**{f.name: getattr(m, f.name) for f in fields(StackMemory)})
 
 
 class _Turn:
