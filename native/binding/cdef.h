@@ -386,6 +386,8 @@ struct nic_config {
     uint32_t rx_low_water;
     uint32_t coalesce_frames;
     uint32_t coalesce_us;
+    bool (*alloc_fails)(void *arg, unsigned queue, bool tx);
+    void *alloc_arg;
     ...;
 };
 struct nic_queue_stats {
@@ -419,9 +421,15 @@ struct nic_queue_stats {
     ...;
 };
 
-int tap_rw_create(const int *fds, unsigned nqueues, struct device **out);
-int tap_uring_create(const int *fds, unsigned nqueues, struct device **out);
-int vhost_net_create(const int *fds, unsigned nqueues, struct device **out);
+struct device_kind {
+    const char *name;
+    const char *does;
+    int (*create)(const int *fds, unsigned nqueues, struct device **out);
+    unsigned automatic;
+    bool everywhere;
+};
+extern const struct device_kind device_kinds[];
+extern const unsigned device_nkinds;
 int tap_steer_by_byte(int fd, uint32_t offset);
 int tap_steer_automatic(int fd);
 int vhost_net_missing(uint64_t *missing);
@@ -444,6 +452,7 @@ struct faults_stats {
     ...;
 };
 const char *fault_name(int f);
+bool faults_alloc_fails(void *faults, unsigned queue, bool tx);
 int faults_create(struct device *inner, const struct faults_config *config, struct device **out);
 void faults_get_stats(const struct device *d, struct faults_stats *out);
 

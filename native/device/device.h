@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What plays the NIC: five functions over a pair of rings per queue.
+ * What plays the NIC: a few functions over a pair of rings per queue.
  *
  * A device takes posted buffers from the receive ring, fills them with a struct net_hdr and a frame,
  * and takes chains (net_hdr, frame) from the transmit ring. A wrapper (faults, capture) is a device
@@ -89,41 +89,68 @@ struct device_info {
     uint32_t offloads; /* negotiated */
     unsigned nqueues;
     int wait_fd[NIC_MAX_QUEUES]; /* readable when a poll would find work; -1 */
-    bool async; /* it works on its own, and wait_fd becomes readable when the ring asks for that */
-    int wake_fd[NIC_MAX_QUEUES]; /* async: an eventfd that makes wait_fd readable */
+    /*
+     * Of a device that works on its own: an eventfd that makes wait_fd readable, which otherwise becomes so
+     * when the ring asks for it. -1: the device works only when it is polled.
+     */
+    int wake_fd[NIC_MAX_QUEUES];
     struct device_queue_stats queue[NIC_MAX_QUEUES];
 };
 
 struct device;
 
 /*
- * The five functions. Each returns 0 or a negative errno unless said otherwise.
+ * What a device does. Each function returns 0 or a negative errno unless said otherwise.
  *
  * attach: the rings are there and the driver has posted nothing yet.
  * kick: the driver published on a queue; transmit what is there. Frames moved, or -errno:
  *       -EFAULT all were taken, and one or more were lost because a file page in them had gone.
- * poll: receive up to @budget frames into posted buffers. Frames moved, or -errno (an async device is
- *       told of posted buffers by it, and forgets what made wait_fd readable: look at the ring after it):
- *       -ENETDOWN the interface is down, -ENODEV the device is gone, -EPROTO the driver broke the ring.
+ * poll: receive up to @budget frames into posted buffers. Frames moved, or -errno: -ENETDOWN the interface
+ *       is down, -ENODEV the device is gone, -EPROTO the driver broke the ring. NULL: it works on its own.
+ * posted: buffers were published on the receive ring. The device takes note, and forgets what made wait_fd
+ *       readable: look at the ring after it. Errors as those of poll. NULL: it looks when it is polled.
  * detach: after it returns, the device touches neither ring nor buffer. Chains it had taken and not
  *       used are the driver's to reclaim.
  * describe: always works.
- * alloc_fails: NULL but in a device that injects faults: asked before each allocation for a received frame,
- *              and before each copy that a frame needs to be sent (@tx). True: as if memory had run out.
  */
 struct device_ops {
     int (*attach)(struct device *d, struct device_attach *at);
     int (*kick)(struct device *d, unsigned queue);
     int (*poll)(struct device *d, unsigned queue, unsigned budget);
+    int (*posted)(struct device *d, unsigned queue);
     int (*detach)(struct device *d);
     void (*describe)(struct device *d, struct device_info *out);
     void (*destroy)(struct device *d);
-    bool (*alloc_fails)(struct device *d, unsigned queue, bool tx);
 };
 
 struct device {
     const struct device_ops *ops;
 };
+
+/* A device on TAP queues, as it is chosen by name. */
+struct device_kind {
+    const char *name;
+    const char *does; /* "makes a system call for each frame" */
+    int (*create)(const int *fds, unsigned nqueues, struct device **out);
+    unsigned automatic; /* "auto" tries the highest first; 0: this one is chosen by name only */
+    bool everywhere;    /* it needs nothing but the TAP */
+};
+
+/* All there are; the first one works everywhere. */
+extern const struct device_kind device_kinds[];
+extern const unsigned device_nkinds;
+
+static inline int
+device_poll(struct device *d, unsigned queue, unsigned budget)
+{
+    return d->ops->poll ? d->ops->poll(d, queue, budget) : 0;
+}
+
+static inline int
+device_posted(struct device *d, unsigned queue)
+{
+    return d->ops->posted ? d->ops->posted(d, queue) : 0;
+}
 
 /*
  * tap_rw_create() - readv and writev on the TAP queue's descriptors

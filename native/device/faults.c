@@ -407,16 +407,6 @@ faults_tick(struct shim *s, unsigned queue)
     return true;
 }
 
-static bool
-faults_alloc_fails(struct shim *s, unsigned queue, bool tx)
-{
-    struct faults *f = faults_of(s);
-    struct faults_queue *q = &f->q[queue];
-
-    return happens(q, tx ? f->config.tx : f->config.rx, tx ? q->stats.tx : q->stats.rx,
-                   FAULT_ALLOC);
-}
-
 static void
 faults_fini(struct shim *s)
 {
@@ -443,7 +433,6 @@ static const struct shim_ops faults_ops = {
     .tx = faults_tx,
     .done = faults_done,
     .tick = faults_tick,
-    .alloc_fails = faults_alloc_fails,
     .fini = faults_fini,
 };
 
@@ -480,4 +469,14 @@ faults_get_stats(const struct device *d, struct faults_stats *out)
             out->tx[k] += __atomic_load_n(&st->tx[k], __ATOMIC_RELAXED);
         }
     }
+}
+
+bool
+faults_alloc_fails(void *faults, unsigned queue, bool tx)
+{
+    struct faults *f = faults_of(shim_of(faults));
+    struct faults_queue *q = &f->q[queue];
+
+    return happens(q, tx ? f->config.tx : f->config.rx, tx ? q->stats.tx : q->stats.rx,
+                   FAULT_ALLOC);
 }

@@ -43,6 +43,11 @@ struct faults_stats { /* faults done, by kind */
  * Return: 0; -EINVAL for a rate above FAULT_RATE_ONE; -ENOMEM.
  */
 int faults_create(struct device *inner, const struct faults_config *config, struct device **out);
+/*
+ * faults_alloc_fails() - whether FAULT_ALLOC strikes now; it is counted
+ * @faults: the device that faults_create() made; for the alloc_arg of struct nic_config
+ */
+bool faults_alloc_fails(void *faults, unsigned queue, bool tx);
 /* faults_get_stats() - @d must be of faults_create() */
 void faults_get_stats(const struct device *d, struct faults_stats *out);
 

@@ -150,7 +150,7 @@ send_inner(struct shim *s, unsigned queue)
     int sent = 0;
 
     vq_driver_publish(&q->inner_tx);
-    if (vq_driver_outstanding(&q->inner_tx) || s->async)
+    if (vq_driver_outstanding(&q->inner_tx) || q->wake_fd >= 0)
         sent = s->inner->ops->kick(s->inner, queue);
     reap_inner(s, queue);
     return sent;
@@ -197,17 +197,16 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
         vq_device_publish(&q->outer_rx);
         return 0;
     }
-    if (!s->async)
-        moved = s->inner->ops->poll(s->inner, queue, budget);
+    moved = device_poll(s->inner, queue, budget);
     for (unsigned i = 0; i < budget && (f = collect(q)) != NULL; i++)
         s->ops->rx(s, queue, f);
     vq_driver_publish(&q->inner_rx);
-    if (s->async) {
-        /* As nic_rx_burst(): it hears of dropped frames' buffers, and we of what comes from now on. */
-        moved = s->inner->ops->poll(s->inner, queue, budget);
-        if (vq_driver_enable_notify(&q->inner_rx, 1))
-            eventfd_write(q->wake_fd, 1);
-    }
+    /* As nic_rx_burst(): it hears of dropped frames' buffers, and we of what comes from now on. */
+    int told = device_posted(s->inner, queue);
+
+    moved = told < 0 ? told : moved;
+    if (q->wake_fd >= 0 && vq_driver_enable_notify(&q->inner_rx, 1))
+        eventfd_write(q->wake_fd, 1);
     if (q->inner_rx.error) {
         q->outer_rx.error = q->inner_rx.error;
         moved = -EPROTO;
@@ -276,7 +275,6 @@ shim_attach(struct device *d, struct device_attach *at)
     at->offloads = inner.offloads;
     at->split_done = inner.split_done;
     s->inner->ops->describe(s->inner, &info);
-    s->async = info.async;
     for (unsigned i = 0; i < at->nqueues; i++)
         s->q[i].wake_fd = info.wake_fd[i];
     snprintf(s->name, sizeof(s->name), "%s(%s)", s->ops->name, info.name);
@@ -302,17 +300,8 @@ shim_describe(struct device *d, struct device_info *out)
 
     s->inner->ops->describe(s->inner, out);
     out->name = s->name;
-    out->async = false; /* frames come through us when we are polled */
-}
-
-static bool
-shim_alloc_fails(struct device *d, unsigned queue, bool tx)
-{
-    struct shim *s = shim_of(d);
-
-    if (s->ops->alloc_fails && s->ops->alloc_fails(s, queue, tx))
-        return true;
-    return s->inner->ops->alloc_fails && s->inner->ops->alloc_fails(s->inner, queue, tx);
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
+        out->wake_fd[i] = -1; /* frames come through us when we are polled */
 }
 
 static void
@@ -332,7 +321,6 @@ static const struct device_ops shim_device_ops = {
     .poll = shim_poll,
     .detach = shim_detach,
     .describe = shim_describe,
-    .alloc_fails = shim_alloc_fails,
     .destroy = shim_destroy,
 };
 

@@ -49,7 +49,6 @@ struct shim;
  *     is not to be sent, or keep it.
  * done: the inner device is through with a chain: shim_tx_done(), now or later.
  * tick: called before each poll and kick: what was kept may be let go. False: the device is stalled.
- * alloc_fails: NULL, or as that of struct device_ops; otherwise the inner device is asked.
  * fini: free what is the maker's; kept frames need nothing done, the driver reclaims them.
  */
 struct shim_ops {
@@ -59,7 +58,6 @@ struct shim_ops {
     void (*tx)(struct shim *s, unsigned queue, struct shim_tx *c);
     void (*done)(struct shim *s, unsigned queue, struct shim_tx *c);
     bool (*tick)(struct shim *s, unsigned queue);
-    bool (*alloc_fails)(struct shim *s, unsigned queue, bool tx);
     void (*fini)(struct shim *s);
 };
 
@@ -71,7 +69,7 @@ struct shim_queue {
     struct shim_tx *chain;      /* by outer head */
     struct shim_buffer *spare;
     unsigned nspare;
-    int wake_fd; /* of an inner device that works on its own */
+    int wake_fd; /* of an inner device that works on its own; -1 */
     bool fault;  /* a kick from a poll lost a frame to a page that had gone: the next one tells */
 };
 
@@ -81,7 +79,6 @@ struct shim {
     struct device *inner;
     struct arena *arena;
     unsigned nqueues;
-    bool async; /* the inner device works on its own */
     char name[64];
     struct shim_queue q[NIC_MAX_QUEUES];
 };

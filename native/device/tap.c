@@ -204,8 +204,10 @@ tap_describe(struct device *d, struct device_info *out)
     memset(out, 0, sizeof(*out));
     out->offloads = t->offloads;
     out->nqueues = t->nqueues;
-    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
+    for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
         out->wait_fd[i] = i < t->nqueues ? t->q[i].fd : -1;
+        out->wake_fd[i] = -1;
+    }
     for (unsigned i = 0; i < t->nqueues; i++) {
         const uint64_t *from = (const uint64_t *)(const void *)&t->q[i].stats;
         uint64_t *to = (uint64_t *)(void *)&out->queue[i];

@@ -454,11 +454,10 @@ read_news(struct vhost_net *n, unsigned queue, bool forget)
 }
 
 static int
-vhost_poll(struct device *d, unsigned queue, unsigned budget)
+vhost_posted(struct device *d, unsigned queue)
 {
     struct vhost_net *n = vhost_of(d);
 
-    (void)budget; /* the worker does not ask */
     notify(n, queue, RX);
     int err = read_news(n, queue, true);
 
@@ -488,7 +487,6 @@ vhost_describe(struct device *d, struct device_info *out)
 
     tap_describe(d, out);
     out->name = "vhost_net";
-    out->async = true;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++) {
         out->wait_fd[i] = n->v[i].news;
         out->wake_fd[i] = n->v[i].call[RX];
@@ -508,7 +506,7 @@ vhost_destroy(struct device *d)
 static const struct device_ops vhost_net_ops = {
     .attach = vhost_attach,
     .kick = vhost_kick,
-    .poll = vhost_poll,
+    .posted = vhost_posted,
     .detach = vhost_detach,
     .describe = vhost_describe,
     .destroy = vhost_destroy,

@@ -26,7 +26,7 @@ struct nic_queue {
     int timer_fd, epoll_fd; /* with coalescing: of both; otherwise -1 */
     bool rx_copy;           /* nic_rx_copy() */
     bool fresh;             /* frames came since it was last decided when to wake the consumer */
-    int wake_fd;            /* of an async device */
+    int wake_fd;            /* of a device that works on its own; -1 */
     struct nic_queue_stats stats;
 };
 
@@ -38,7 +38,6 @@ struct nic {
     struct nic_config config;
     uint32_t offloads;
     bool attached;
-    bool async; /* the device works on its own and signals an eventfd */
     struct nic_queue q[];
 };
 
@@ -98,13 +97,11 @@ buf_get(struct nic *n, bool page)
     return page ? (void *)jumbo_alloc(n->jumbo, RETURN_SITE()) : (void *)mb_gethdr(n->mbufs);
 }
 
-/* alloc_fails() - is the next allocation to fail, as one of the device's faults? */
+/* alloc_fails() - is the next allocation to fail, as an injected fault? */
 static bool
 alloc_fails(const struct nic *n, unsigned queue, bool tx)
 {
-    const struct device_ops *ops = n->device->ops;
-
-    return ops->alloc_fails && ops->alloc_fails(n->device, queue, tx);
+    return n->config.alloc_fails && n->config.alloc_fails(n->config.alloc_arg, queue, tx);
 }
 
 /* buf_put() - give back one that is on no ring */
@@ -403,7 +400,7 @@ rest(struct nic *n, struct nic_queue *q, bool drained)
         const uint32_t us = q->fresh ? n->config.coalesce_us : 0;
         const struct itimerspec when = {
             .it_value = {us / 1000000, (long)(us % 1000000) * 1000}}; /* 0: stop */
-        struct epoll_event ev = {.events = us && !n->async ? 0 : EPOLLIN};
+        struct epoll_event ev = {.events = us && q->wake_fd < 0 ? 0 : EPOLLIN};
 
         timerfd_settime(q->timer_fd, 0, &when, NULL);
         epoll_ctl(q->epoll_fd, EPOLL_CTL_MOD, q->device_fd, &ev);
@@ -412,7 +409,7 @@ rest(struct nic *n, struct nic_queue *q, bool drained)
         q->fresh = false;
     }
     /* More came before the device knew that we want to hear of it: say so ourselves. */
-    if (n->async && vq_driver_enable_notify(&q->rx, after))
+    if (q->wake_fd >= 0 && !q->rx.error && vq_driver_enable_notify(&q->rx, after))
         eventfd_write(q->wake_fd, 1);
 }
 
@@ -452,8 +449,8 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     unsigned got = 0;
     int err = 0;
 
-    if (!q->rx.error && !n->async)
-        err = n->device->ops->poll(n->device, queue, max);
+    if (!q->rx.error)
+        err = device_poll(n->device, queue, max);
     while (got < max && harvest(n, q, &f)) {
         if (q->rx.error) {
             /* Whatever came back of the broken frame goes where it can do no harm. */
@@ -471,11 +468,13 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
         (uint16_t)(q->rx.published_idx - q->rx.used_idx) < n->config.rx_low_water)
         vq_driver_publish(&q->rx);
     /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
-    if (n->async && !q->rx.error)
-        err = n->device->ops->poll(n->device, queue, max);
+    if (!q->rx.error) {
+        int told = device_posted(n->device, queue);
+
+        err = told < 0 ? told : err;
+    }
     q->fresh |= got > 0;
-    if ((n->async && !q->rx.error) || q->timer_fd >= 0)
-        rest(n, q, got < max);
+    rest(n, q, got < max);
     if (got)
         return (int)got;
     if (q->rx.error)
@@ -790,8 +789,8 @@ nic_tx_flush(struct nic *n, unsigned queue)
     int sent = 0;
 
     vq_driver_publish(&q->tx);
-    if (vq_driver_outstanding(&q->tx) ||
-        n->async) /* which may have something to tell of an earlier one */
+    /* A device that works on its own may have something to tell of an earlier frame. */
+    if (vq_driver_outstanding(&q->tx) || q->wake_fd >= 0)
         sent = n->device->ops->kick(n->device, queue);
     reap(q);
     return q->tx.error ? -EPROTO : sent;
@@ -939,7 +938,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     };
 
     for (unsigned i = 0; i < config->nqueues; i++)
-        n->q[i].device_fd = n->q[i].timer_fd = n->q[i].epoll_fd = -1;
+        n->q[i].device_fd = n->q[i].timer_fd = n->q[i].epoll_fd = n->q[i].wake_fd = -1;
     for (unsigned i = 0; i < config->nqueues && !err; i++) {
         err = queue_init(n, &n->q[i]);
         at.queue[i] = (struct device_queue){&n->q[i].rx_ring, &n->q[i].tx_ring};
@@ -957,13 +956,13 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
     for (unsigned i = 0; i < config->nqueues && !err; i++)
         err = fill(n, &n->q[i]);
     d->ops->describe(d, &info);
-    n->async = info.async;
-    for (unsigned i = 0; i < config->nqueues && !err; i++)
-        err = wait_init(n, &n->q[i], info.wait_fd[i]);
-    for (unsigned i = 0; i < config->nqueues && !err && n->async; i++) {
+    for (unsigned i = 0; i < config->nqueues && !err; i++) {
         n->q[i].wake_fd = info.wake_fd[i];
-        vq_driver_enable_notify(&n->q[i].rx, 1);
-        err = d->ops->poll(d, i, 0); /* buffers are posted: the device may begin */
+        err = wait_init(n, &n->q[i], info.wait_fd[i]);
+        if (n->q[i].wake_fd >= 0)
+            vq_driver_enable_notify(&n->q[i].rx, 1);
+        if (!err)
+            err = device_posted(d, i); /* it may begin */
     }
     if (err) {
         destroy(n);

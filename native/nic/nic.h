@@ -52,6 +52,12 @@ struct nic_config {
      */
     uint32_t coalesce_frames;
     uint32_t coalesce_us;
+    /*
+     * Asked before each allocation for a received frame, and before each copy that a frame needs to be sent
+     * (@tx). True: the allocation fails, as if memory had run out. NULL: none is made to fail.
+     */
+    bool (*alloc_fails)(void *arg, unsigned queue, bool tx);
+    void *alloc_arg;
 };
 
 /* Everything a queue counted since it was attached. */

@@ -78,7 +78,7 @@ hostile_describe(struct device *d, struct device_info *out)
     out->name = "hostile";
     out->nqueues = 1;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
-        out->wait_fd[i] = -1;
+        out->wait_fd[i] = out->wake_fd[i] = -1;
 }
 
 static void

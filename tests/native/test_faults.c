@@ -19,20 +19,29 @@ static struct machine *machine;
 static struct wire *wire;
 static struct nic *nic[2];
 
+static struct faults_config config;
+static struct device *faults; /* NULL: none in this test */
+
 static void
 setup(struct device *(*wrap)(struct device *inner))
 {
     const struct machine_config mc = {.pages = 4096};
     const struct wire_config wc = {.seed = 1, .delay = 1000};
-    const struct nic_config nc = {
+    struct nic_config nc = {
         .nqueues = 1, .rx_ring_size = 256, .tx_ring_size = 256, .mtu = FRAME_MAX, .offloads = 0};
     struct device *end[2];
 
     CHECK_EQ(machine_create(&mc, &machine), 0);
     wire = wire_create(&wc, end);
     CHECK(wire);
-    CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, wrap(end[0]), &nc, &nic[0]), 0);
     CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, end[1], &nc, &nic[1]), 0);
+    faults = NULL;
+    end[0] = wrap(end[0]);
+    if (faults) {
+        nc.alloc_fails = faults_alloc_fails;
+        nc.alloc_arg = faults;
+    }
+    CHECK_EQ(nic_attach(machine->jumbo, machine->mbufs, end[0], &nc, &nic[0]), 0);
 }
 
 static void
@@ -142,9 +151,6 @@ run(unsigned from)
     CHECK_EQ(s.tx_queued - before.tx_queued, FRAMES);
     CHECK_EQ(s.tx_completed - before.tx_completed, FRAMES);
 }
-
-static struct faults_config config;
-static struct device *faults;
 
 static struct device *
 wrap_faults(struct device *inner)

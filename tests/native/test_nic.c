@@ -81,15 +81,23 @@ played_kick(struct device *d, unsigned queue)
 static int
 played_poll(struct device *d, unsigned queue, unsigned budget)
 {
+    (void)d;
+    (void)queue;
+    (void)budget;
+    if (played.event < 0)
+        vq_device_publish(&played.rx);
+    return 0;
+}
+
+static int
+played_posted(struct device *d, unsigned queue)
+{
     eventfd_t value;
 
     (void)d;
     (void)queue;
-    (void)budget;
     if (played.event >= 0)
         eventfd_read(played.event, &value);
-    else
-        vq_device_publish(&played.rx);
     return 0;
 }
 
@@ -109,7 +117,6 @@ played_describe(struct device *d, struct device_info *out)
     out->nqueues = 1;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
         out->wait_fd[i] = out->wake_fd[i] = played.event;
-    out->async = played.event >= 0;
 }
 
 static void
@@ -122,6 +129,7 @@ static const struct device_ops played_ops = {
     .attach = played_attach,
     .kick = played_kick,
     .poll = played_poll,
+    .posted = played_posted,
     .detach = played_detach,
     .describe = played_describe,
     .destroy = played_destroy,

@@ -316,7 +316,7 @@ end_describe(struct device *d, struct device_info *out)
     out->nqueues = 1;
     out->queue[0] = e->stats;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
-        out->wait_fd[i] = -1;
+        out->wait_fd[i] = out->wake_fd[i] = -1;
 }
 
 static void

@@ -9,6 +9,10 @@ from contextlib import ExitStack
 import pytest
 from nic_harness import Arena, Nic, Strategy, Tap
 from nic_harness.errors import HarnessError
+from nic_harness.nic.device import KINDS
+
+#: Devices that any machine may have; the others run by --device.
+AUTOMATIC = [name for name, kind in KINDS.items() if kind.automatic]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,7 +27,7 @@ def _a_tap_can_be_made() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("each_device"):
         named = metafunc.config.getoption("--device")
-        metafunc.parametrize("device", [named] if named else ["tap_rw", "tap_uring"], indirect=True)
+        metafunc.parametrize("device", [named] if named else AUTOMATIC, indirect=True)
 
 
 def no_io_uring() -> str:

@@ -6,7 +6,7 @@ import enum
 import errno
 import grp
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,6 @@ from nic_harness.errors import HarnessError, UnsupportedError, error_from_errno
 
 __all__ = ["DEVICES", "Attached", "Offloads"]
 
-#: Names of the devices, as they are asked for.
-DEVICES = ("tap_rw", "tap_uring", "vhost_net")
-
-#: What "auto" tries, the fastest first. In bursts tap_uring sends small frames faster, and is
-#: otherwise as tap_rw. vhost_net is by name only: it takes a kernel thread on another CPU.
-_AUTO = ("tap_uring", "tap_rw")
-
 _VHOST = Path("/dev/vhost-net")
 #: Feature bits as virtio 1.x names them.
 _FEATURES = {
@@ -31,6 +24,53 @@ _FEATURES = {
     29: "VIRTIO_F_EVENT_IDX",
     32: "VIRTIO_F_VERSION_1",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A device, as the table in C describes it (native/device/kinds.c).
+
+    Attributes:
+        name: as it is asked for.
+        does: what it does, for people.
+        create: makes one on TAP queues.
+        automatic: "auto" tries the highest first; 0: it is chosen by name only.
+        everywhere: it needs nothing but the TAP.
+    """
+
+    name: str
+    does: str
+    create: Callable[[Sequence[int], int, Any], int]
+    automatic: int
+    everywhere: bool
+
+
+def _kinds() -> dict[str, Kind]:
+    table = (lib.device_kinds[i] for i in range(lib.device_nkinds))
+    kinds = (
+        Kind(
+            ffi.string(k.name).decode(),
+            ffi.string(k.does).decode(),
+            k.create,
+            k.automatic,
+            k.everywhere,
+        )
+        for k in table
+    )
+    return {kind.name: kind for kind in kinds}
+
+
+#: The devices by name.
+KINDS = _kinds()
+
+#: Names of the devices, as they are asked for.
+DEVICES = tuple(KINDS)
+
+#: What "auto" tries, the fastest first.
+_AUTO = tuple(sorted((k for k in DEVICES if KINDS[k].automatic), key=lambda k: -KINDS[k].automatic))
+
+#: The device that works everywhere, for remedies.
+_FALLBACK = next(name for name, kind in KINDS.items() if kind.everywhere)
 
 
 class Offloads(enum.Flag):
@@ -112,7 +152,7 @@ def create(fds: Sequence[int], device: str, interface: str) -> tuple[str, Any, s
     out = ffi.new("struct device **")
     names = _AUTO if device == "auto" else (device,)
     for name in names:
-        code = getattr(lib, f"{name}_create")(fds, len(fds), out)
+        code = KINDS[name].create(fds, len(fds), out)
         if code == 0:
             return name, out[0], "; ".join(reasons)
         if name == names[-1]:
@@ -129,7 +169,12 @@ def refused(name: str, code: int, interface: str) -> HarnessError | None:
         code: the negative error number that making or attaching it gave.
         interface: name, for the message.
     """
-    if name == "tap_rw" or code in (-errno.EINVAL, -errno.EBADF, -errno.ENOMEM, -errno.EMFILE):
+    if KINDS[name].everywhere or code in (
+        -errno.EINVAL,
+        -errno.EBADF,
+        -errno.ENOMEM,
+        -errno.EMFILE,
+    ):
         return None
     problem, remedy = _explain(name, code)
     return UnsupportedError(
@@ -139,8 +184,9 @@ def refused(name: str, code: int, interface: str) -> HarnessError | None:
 
 def _explain(name: str, code: int) -> tuple[str, str]:
     """Say why a device does not work, and what can be done about it."""
-    explain = {"tap_uring": _explain_uring, "vhost_net": _explain_vhost}[name]
-    return explain(code) or (os.strerror(-code), "use device tap_rw")
+    explain = _EXPLAIN.get(name)
+    known = None if explain is None else explain(code)
+    return known or (os.strerror(-code), f"use device {_FALLBACK}")
 
 
 def _explain_uring(code: int) -> tuple[str, str] | None:
@@ -179,6 +225,10 @@ def _explain_vhost(code: int) -> tuple[str, str] | None:
             "use device tap_uring or tap_rw",
         )
     return None
+
+
+#: What is known of why a device does not work; one that is missing here has its errno explained.
+_EXPLAIN = {"tap_uring": _explain_uring, "vhost_net": _explain_vhost}
 
 
 def _missing_features() -> str:

@@ -198,6 +198,9 @@ class Nic(Closing):
         machine = self.arena.handle
         name, made, why_not = _device.create(self.tap.fds, device, self.tap.name)
         made = self._wrap(made, faults, capture)
+        if self._faults is not None:
+            config.alloc_fails = ffi.addressof(lib, "faults_alloc_fails")
+            config.alloc_arg = self._faults
         nic = ffi.new("struct nic **")
         code = lib.nic_attach(machine.jumbo, machine.mbufs, made, config, nic)
         if code:

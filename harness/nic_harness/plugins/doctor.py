@@ -21,7 +21,7 @@ from typing import Any
 from nic_harness.errors import HarnessError
 from nic_harness.host.stack import Stack
 from nic_harness.memory.arena import Arena
-from nic_harness.nic.device import DEVICES, Offloads
+from nic_harness.nic.device import DEVICES, KINDS, Offloads
 from nic_harness.nic.nic import Nic
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.tap import Tap
@@ -36,13 +36,6 @@ _FILES = 256
 
 #: What the kernel takes an offload only together with.
 _STANDS_ON = dict.fromkeys(Offloads, Offloads.CSUM) | {Offloads.ECN: Offloads.CSUM | Offloads.TSO4}
-
-#: What each device is for.
-_USES = {
-    "tap_rw": "a system call for each frame",
-    "tap_uring": "frames are sent in batches",
-    "vhost_net": "the kernel's own virtio NIC; by name only",
-}
 
 #: How long the kernel's side may take to answer; an emulated machine takes its time.
 _PATIENCE_S = 30
@@ -297,9 +290,9 @@ def _device(tap: Tap | None, arena: Arena | None, name: str) -> Finding:
         return Finding(name, State.UNTRIED, "no TAP or no arena")
     try:
         with Nic(tap, arena, device=name):
-            return Finding(name, State.OK, "works", _USES[name])
+            return Finding(name, State.OK, "works", f"it {KINDS[name].does}")
     except HarnessError as e:
-        state = State.BROKEN if name == "tap_rw" else State.LACKING
+        state = State.BROKEN if KINDS[name].everywhere else State.LACKING
         problem = e.problem.removeprefix(f"no {name}: ")
         return Finding(name, state, problem, "another device is used", e.remedy)
 

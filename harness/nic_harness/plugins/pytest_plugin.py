@@ -47,7 +47,7 @@ from nic_harness.errors import (
     UnsupportedError,
 )
 from nic_harness.memory.arena import Arena
-from nic_harness.nic.device import wanted
+from nic_harness.nic.device import DEVICES, wanted
 from nic_harness.nic.nic import Nic
 from nic_harness.wire.netns import Namespace, Process
 from nic_harness.wire.tap import Tap
@@ -91,7 +91,7 @@ _FAULTS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a run can choose."""
     group = parser.getgroup("harness", "NICs of nic-harness")
-    device = "device of the nic fixture: auto, tap_rw, tap_uring or vhost_net (default: auto)"
+    device = f"device of the nic fixture: auto, {', '.join(DEVICES)} (default: auto)"
     group.addoption("--harness-device", metavar="NAME", help=device)
     parser.addini("harness_device", device, default="auto")
     strict = "arenas without a direct map: a stale pointer faults where it is used"

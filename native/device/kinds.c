@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The devices, in one table: the Python package, the commands and the tests ask it what there is. */
+#include "device/device.h"
+
+const struct device_kind device_kinds[] = {
+    {
+        .name = "tap_rw",
+        .does = "makes a system call for each frame",
+        .create = tap_rw_create,
+        .automatic = 1,
+        .everywhere = true,
+    },
+    {
+        .name = "tap_uring",
+        .does = "sends frames in batches",
+        .create = tap_uring_create,
+        .automatic = 2,
+    },
+    {
+        /* It takes a kernel thread on another CPU: a program has to ask for it by name. */
+        .name = "vhost_net",
+        .does = "is the kernel's own virtio NIC; chosen by name only",
+        .create = vhost_net_create,
+    },
+};
+const unsigned device_nkinds = sizeof(device_kinds) / sizeof(device_kinds[0]);
