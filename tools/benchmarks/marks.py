@@ -27,7 +27,7 @@ class Mark:
     Attributes:
         name: what was measured.
         value: the figure.
-        unit: "ns" for one operation, "x" for a ratio, "bytes".
+        unit: "x" for a ratio to something measured in the same run, "bytes".
         limit: what it should be at most, or at least when `at_least`.
         at_least: which of the two.
         met: whether it is.
