@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * io_uring by its system calls: as much of it as a device and a file reader need, without a library.
+ * io_uring by its system calls: as much of it as a device and a file reader need.
+ *
+ * Why not liburing: it would be no faster, and could not be taken for granted. Batches of 32 writes of 64 bytes
+ * to /dev/null by a registered file cost the same either way (liburing 2.3 on Linux 6.18, medians of 9 rounds of
+ * 60,000 batches, three runs: 1.00, 1.02 and 1.00 of its time). A system without it, and a wheel, would need this
+ * file all the same, and there would be two ways through every device. What is here is small because it leaves
+ * out what the devices do not use: linked and multishot requests, buffer rings, polling kernel threads.
  *
  * Fill entries (uring_get_sqe), make them known and perhaps wait (uring_submit, uring_submit_and_wait),
  * look at completions in a batch and give their slots back with one store (uring_peek, uring_advance).
