@@ -13,17 +13,51 @@ arp_find(struct inet *in, uint32_t addr)
     return NULL;
 }
 
+/* queue_count() - a frame joins the queue of an entry, or leaves it */
+static void
+queue_count(struct inet *in, const struct mbuf *m, bool joins)
+{
+    uint32_t pages, mbufs;
+
+    mem_count(in, m, &pages, &mbufs);
+    if (joins) {
+        in->arp_pages += pages;
+        in->arp_mbufs += mbufs;
+        mem_take(in, pages, mbufs);
+    } else {
+        in->arp_pages -= pages;
+        in->arp_mbufs -= mbufs;
+        mem_give(in, pages, mbufs);
+    }
+}
+
+static void
+queue_drop(struct inet *in, struct mbuf *m)
+{
+    queue_count(in, m, false);
+    m_freem(m);
+}
+
 static void
 arp_drop(struct inet *in, struct arp_entry *e)
 {
     for (unsigned i = 0; i < e->nqueue; i++)
-        m_freem(e->queue[i]);
+        queue_drop(in, e->queue[i]);
     if (e->state == ARP_VALID)
         in->arp_gen++;
     memset(e, 0, sizeof(*e));
 }
 
-/* arp_new() - an entry for an address; when all are in use, the one confirmed longest ago makes room. */
+/* older() - is an entry to make room rather than another? Those that nobody ever answered for come first. */
+static bool
+older(const struct arp_entry *e, const struct arp_entry *than)
+{
+    if (e->state != than->state)
+        return e->state == ARP_INCOMPLETE;
+    return e->confirmed < than->confirmed;
+}
+
+/* arp_new() - an entry for an address; when all are in use, one of them makes room. */
 static struct arp_entry *
 arp_new(struct inet *in, uint32_t addr)
 {
@@ -34,7 +68,7 @@ arp_new(struct inet *in, uint32_t addr)
             e = &in->arp[i];
             break;
         }
-        if (in->arp[i].confirmed < e->confirmed)
+        if (older(&in->arp[i], e))
             e = &in->arp[i];
     }
     if (e->state != ARP_FREE)
@@ -104,6 +138,7 @@ arp_confirm(struct inet *in, struct arp_entry *e, const uint8_t *mac)
     in->arp_gen++;
     e->nqueue = 0;
     for (unsigned i = 0; i < n; i++) {
+        queue_count(in, e->queue[i], false);
         memcpy(mtod(e->queue[i], uint8_t *) + ETH_DST, mac, 6);
         inet_tx_or_free(in, e->queue[i]);
     }
@@ -160,6 +195,7 @@ void
 arp_output(struct inet *in, uint32_t addr, struct mbuf *m)
 {
     const uint8_t *mac = arp_lookup(in, addr);
+    uint32_t pages, mbufs;
     struct arp_entry *e;
 
     if (mac) {
@@ -169,10 +205,17 @@ arp_output(struct inet *in, uint32_t addr, struct mbuf *m)
     }
     e = arp_find(in, addr);
     if (e->nqueue == ARP_QUEUE) { /* RFC 1122, 2.3.2.2: keep at least the latest */
-        m_freem(e->queue[0]);
+        queue_drop(in, e->queue[0]);
         memmove(&e->queue[0], &e->queue[1], (ARP_QUEUE - 1) * sizeof(e->queue[0]));
         e->nqueue--;
     }
+    mem_count(in, m, &pages, &mbufs);
+    if (!mem_queue_ok(in, pages, mbufs, in->arp_pages, in->arp_mbufs)) {
+        in->stats.tx_no_memory++;
+        m_freem(m);
+        return;
+    }
+    queue_count(in, m, true);
     e->queue[e->nqueue++] = m;
 }
 
