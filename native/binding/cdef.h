@@ -655,6 +655,7 @@ struct inet_stats {
     uint64_t tx_payload_retransmitted;
     uint64_t tx_no_memory;
     uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
+    uint64_t cookies_sent, cookies_taken;
     ...;
 };
 struct inet_memory {

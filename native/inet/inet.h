@@ -48,6 +48,7 @@ struct inet_stats {
         tx_no_memory; /* times that tcp_copy_room() found room in the send buffer, and no page */
     /* Connections that a limit ended or refused. */
     uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
+    uint64_t cookies_sent, cookies_taken; /* SYN cookies: too many connections were half open */
 };
 
 /* What a stack holds at one moment, and may hold: pages of the arena, mbufs, connections. */

@@ -116,6 +116,7 @@ struct inet {
         unsigned n;
     } class[TC_COUNT];
     uint32_t max_conns;
+    uint64_t cookie_until; /* a SYN cookie may come back until then */
 
     struct inet_pool page, mbuf;
     bool was_short;

@@ -48,7 +48,7 @@ tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
     c->nexthop = ip_nexthop(in, peer);
     /* RFC 6528: a 4 us clock plus a keyed hash of the names; RFC 7323 7.1: timestamps likewise. */
     c->iss = (uint32_t)(in->now / 4000) + (uint32_t)inet_hash(in, peer, peer_port, local_port, 1);
-    c->ts_offset = (uint32_t)inet_hash(in, peer, 0, 0, 2);
+    c->ts_offset = tcp_ts_offset(in, peer);
     c->snd_una = c->snd_nxt = c->recover = c->iss;
     c->snd_head_seq = c->snd_end_seq = c->iss + 1;
     c->rto = TCP_RTO_INIT;

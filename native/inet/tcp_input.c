@@ -62,9 +62,8 @@ ack_acceptable(const struct tcp_conn *c, const struct tcp_seg *seg)
            SEQ_GEQ(seg->ack, c->snd_una - c->max_sndwnd);
 }
 
-/* take_options() - what the peer's SYN offers, and we have offered or agree to. */
-static void
-take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
+void
+tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
 {
     c->ts_ok = seg->has_ts && (offered ? c->ts_ok : true);
     c->sack_ok = seg->sackok && (offered ? c->sack_ok : true);
@@ -81,38 +80,6 @@ take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
     c->snd_wnd = c->max_sndwnd = seg->wnd; /* a SYN's window is not scaled */
     c->snd_wl1 = seg->seq;
     tcp_negotiated(c);
-}
-
-/* listen_input() - RFC 9293 3.10.7.2 */
-static void
-listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg *seg)
-{
-    struct inet *in = l->in;
-    struct tcp_conn *c;
-
-    if (seg->flags & TF_RST)
-        return;
-    if (seg->flags & TF_ACK) {
-        tcp_reset_for(in, src, l->local_port, sport, seg);
-        return;
-    }
-    if (!(seg->flags & TF_SYN) || (seg->flags & TF_FIN))
-        return;
-    if (!ip_nexthop(in, src))
-        return;
-    if (l->naccept >= l->backlog) { /* it will try again */
-        in->stats.backlog_full++;
-        return;
-    }
-    c = tcp_new(in, src, sport, l->local_port);
-    if (!c)
-        return;
-    c->listener = l;
-    tcp_set_state(c, TCPS_SYN_RECEIVED);
-    take_options(c, seg, false);
-    c->rcv_adv = c->rcv_nxt;
-    tcp_arm_rexmt(c);
-    tcp_want_output(c);
 }
 
 /* syn_sent_input() - RFC 9293 3.10.7.3 */
@@ -133,7 +100,7 @@ syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
     }
     if (!(seg->flags & TF_SYN))
         return;
-    take_options(c, seg, true);
+    tcp_take_options(c, seg, true);
     if (!ack) { /* simultaneous open: our SYN goes out again, with an acknowledgement */
         c->rcv_adv = c->rcv_nxt + offered;
         tcp_set_state(c, TCPS_SYN_RECEIVED);
@@ -679,20 +646,25 @@ tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip)
             m_freem(m); /* data with a SYN come again */
             return;
         }
-        if (!(seg.flags & TF_SYN))
-            seg.wnd <<= c->snd_wscale;
-        m_adj(m, (int)(off + hlen));
-        conn_input(c, &seg, m, segsz);
-        return;
     }
-    c = tcp_find(in, 0, 0, dport);
-    if (c && c->state == TCPS_LISTEN) {
-        listen_input(c, ip->src, sport, &seg);
-    } else {
-        in->stats.rx_no_conn++;
-        tcp_reset_for(in, ip->src, dport, sport, &seg);
+    if (!c) {
+        c = tcp_find(in, 0, 0, dport);
+        if (c && c->state == TCPS_LISTEN) {
+            c = tcp_listen_input(c, ip->src, sport, &seg);
+        } else {
+            c = NULL;
+            in->stats.rx_no_conn++;
+            tcp_reset_for(in, ip->src, dport, sport, &seg);
+        }
+        if (!c) {
+            m_freem(m);
+            return;
+        }
     }
-    m_freem(m);
+    if (!(seg.flags & TF_SYN))
+        seg.wnd <<= c->snd_wscale;
+    m_adj(m, (int)(off + hlen));
+    conn_input(c, &seg, m, segsz);
     return;
 bad:
     in->stats.rx_bad_tcp++;

@@ -77,8 +77,8 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
     put16(tcp + TCPH_CSUM, csum_fold((uint64_t)c->tcp_sum + total - IP_HLEN));
 }
 
-static void
-fill_pkthdr(struct mbuf *m, uint32_t len)
+void
+tcp_fill_pkthdr(struct mbuf *m, uint32_t len)
 {
     m->m_pkthdr.len = (int32_t)len;
     m->m_pkthdr.csum_flags = CSUM_PARTIAL;
@@ -113,7 +113,7 @@ tcp_send_control(struct tcp_conn *c, uint32_t seq, uint8_t flags)
     hlen += more;
     fill_header(c, p, hlen, seq, 0, flags);
     m->m_len = (int32_t)hlen;
-    fill_pkthdr(m, hlen);
+    tcp_fill_pkthdr(m, hlen);
     rc = inet_tx(in, m);
     if (rc) {
         m_freem(m);
@@ -190,7 +190,7 @@ send_data(struct tcp_conn *c, uint32_t seq, uint32_t len, struct tcp_cursor *cur
     memcpy(mtod(m, uint8_t *), c->tmpl, hlen);
     fill_header(c, mtod(m, uint8_t *), hlen, seq, len, flags);
     m->m_len = (int32_t)hlen;
-    fill_pkthdr(m, hlen + len);
+    tcp_fill_pkthdr(m, hlen + len);
     if (len > c->mss) {
         m->m_pkthdr.csum_flags |= CSUM_TSO4;
         m->m_pkthdr.tso_segsz = (uint16_t)c->mss;
@@ -483,7 +483,7 @@ tcp_reset_for(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport,
     tcp[TCPH_OFF] = TCP_HLEN / 4 << 4;
     put16(tcp + TCPH_CSUM, csum_fold(csum_pseudo(in->addr, dst, IPPROTO_TCP, TCP_HLEN)));
     m->m_len = (int32_t)len;
-    fill_pkthdr(m, len);
+    tcp_fill_pkthdr(m, len);
     in->stats.tx_tcp++;
     in->stats.tx_rst++;
     ip_output(in, dst, m);

@@ -271,6 +271,13 @@ tcp_window_shrunk(const struct tcp_conn *c)
     return SEQ_LT(c->snd_una + c->snd_wnd + c->fin_sent, c->snd_nxt);
 }
 
+/* tcp_ts_offset() - what sets our timestamps for one peer apart from those for others: RFC 7323 7.1 */
+static inline uint32_t
+tcp_ts_offset(const struct inet *in, uint32_t peer)
+{
+    return (uint32_t)inet_hash(in, peer, 0, 0, 2);
+}
+
 static inline uint32_t
 tcp_ts_now(const struct tcp_conn *c)
 {
@@ -317,6 +324,24 @@ void tcp_reset_for(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport
                    const struct tcp_seg *seg);
 /* tcp_rcv_window() - bytes the peer may send from rcv_nxt on; never takes back what was promised. */
 uint32_t tcp_rcv_window(const struct tcp_conn *c);
+
+/* tcp_fill_pkthdr() - a frame of @len bytes with a TCP segment behind a plain IP header */
+void tcp_fill_pkthdr(struct mbuf *m, uint32_t len);
+
+/* -- tcp_input.c -- */
+
+/* tcp_take_options() - what the peer's SYN offers, and we have offered or agree to */
+void tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered);
+
+/* -- tcp_listen.c -- */
+
+/*
+ * tcp_listen_input() - a segment for a listener: RFC 9293 3.10.7.2
+ *
+ * Return: a connection that it belongs to, which it brought a cookie of; NULL: it has been dealt with.
+ */
+struct tcp_conn *tcp_listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport,
+                                  const struct tcp_seg *seg);
 
 /* -- tcp_timer.c -- */
 

@@ -1146,6 +1146,176 @@ test_unreachable(void)
     teardown();
 }
 
+/* knock() - a SYN of some other host, which is never heard of again; frames it is answered with */
+static unsigned
+knock(unsigned port)
+{
+    p = (struct puppet){.port = (uint16_t)port, .our_port = 80, .window = 16000};
+    return tcp(SYN, 1000, 0, NULL, 0);
+}
+
+/*
+ * With 128 connections half open, a SYN is answered with a cookie (RFC 4987): nothing is kept, and the
+ * acknowledgement makes the connection with all that its SYN offered, as far as timestamps carry it.
+ */
+static void
+test_cookies(void)
+{
+    static const uint8_t sackok_ts[20] = {2, 4, 5, 0xb4, 4, 2, 8, 10};
+    struct inet_memory mem;
+    struct mbuf *m;
+
+    for (unsigned with_ts = 0; with_ts < 2; with_ts++) {
+        struct tcp_conn *l;
+        uint8_t opt[20];
+        uint32_t cookie;
+
+        setup(11 + with_ts, 1500);
+        greet();
+        CHECK_EQ(tcp_listen(inet, 80, 1, &l), 0);
+        for (unsigned i = 0; i < 128; i++)
+            CHECK_EQ(knock(3000 + i), 1);
+        CHECK_EQ(stats().cookies_sent, 0);
+        inet_get_memory(inet, &mem);
+        CHECK_EQ(mem.half_open, 128);
+        for (unsigned i = 0; i < 300; i++)
+            CHECK_EQ(knock(4000 + i), 1);
+        CHECK_EQ(stats().cookies_sent, 300);
+        inet_get_memory(inet, &mem);
+        CHECK_EQ(mem.conns, 129);
+
+        /* an honest one: MSS 1460, SACK, timestamps, a window scale of 2 */
+        p = (struct puppet){.port = 1234,
+                            .our_port = 80,
+                            .seq = 0xfffffff0,
+                            .window = 16000,
+                            .tsval = 1000,
+                            .ts = with_ts};
+        memcpy(opt, sackok_ts, sizeof(opt));
+        set32(opt + 8, p.tsval);
+        memcpy(opt + 16, "\x01\x03\x03\x02", 4);
+        CHECK_EQ(tcp_options(SYN, p.seq, 0, opt, with_ts ? 20 : 4, NULL, 0), 1);
+        CHECK_EQ(flags(), SYN | ACK);
+        CHECK_EQ(ack(), p.seq + 1);
+        CHECK(option(2) && get16(option(2) + 2) == 1460);
+        CHECK_EQ(option(3) && option(4) && option(8), with_ts);
+        CHECK(get16(last + 48) > 0);
+        cookie = seq();
+        if (with_ts) {
+            CHECK_EQ(get32(option(8) + 6), p.tsval);
+            p.tsecr = get32(option(8) + 2);
+        }
+        p.seq++;
+        p.ack = cookie + 1;
+        /* neither another number, nor another's cookie */
+        CHECK_EQ(tcp(ACK, p.seq, p.ack + 1, NULL, 0), 1);
+        CHECK_EQ(flags(), RST);
+        CHECK_EQ(tcp(ACK, p.seq + 1, p.ack, NULL, 0), 1);
+        CHECK_EQ(flags(), RST);
+        p.port++;
+        CHECK_EQ(tcp(ACK, p.seq, p.ack, NULL, 0), 1);
+        CHECK_EQ(flags(), RST);
+        p.port--;
+        CHECK(!tcp_accept(l));
+        /* it comes back with the first data, for its acknowledgement was lost; a minute later still */
+        answers(64 * S);
+        greet();
+        CHECK(tcp(ACK, p.seq, p.ack, payload, 100) >= 1);
+        CHECK_EQ(stats().cookies_taken, 1);
+        conn = tcp_accept(l);
+        CHECK(conn);
+        CHECK_EQ(info().state, TCPS_ESTABLISHED);
+        CHECK_EQ(info().timestamps, with_ts);
+        CHECK_EQ(info().mss, with_ts ? 1448 : 1460);
+        CHECK_EQ(info().snd_wnd, with_ts ? 64000 : 16000);
+        m = tcp_recv(conn, 1000);
+        CHECK_EQ(m_length(m, NULL), 100);
+        m_freem(m);
+        p.seq += 100;
+        CHECK_EQ(tcp(ACK, p.seq + 100, p.ack, payload, 100), 1);
+        CHECK_EQ(option(5) != NULL, with_ts);
+        CHECK_EQ(ack(), p.seq);
+        CHECK_EQ(tcp(ACK, p.seq, p.ack, payload, 100), 1);
+        CHECK_EQ(ack(), p.seq + 200);
+        enqueue(3000);
+        CHECK_EQ(answers(MS), 3);
+        CHECK_EQ(tcp(ACK, p.seq + 200, p.ack + 3000, NULL, 0), 0);
+        CHECK_EQ(info().unacked, 0);
+        tcp_abort(conn);
+        /* three periods later the cookie is stale, and later still nobody looks for one */
+        answers(3 * 64 * S);
+        greet();
+        CHECK_EQ(tcp(ACK, p.seq - 100, cookie + 1, NULL, 0), 1);
+        CHECK_EQ(flags(), RST);
+        CHECK_EQ(stats().cookies_taken, 1);
+        tcp_close(l);
+        teardown();
+    }
+}
+
+/* A backlog counts what is established and not accepted; the next one finishes when there is room. */
+static void
+test_backlog(void)
+{
+    struct tcp_conn *l, *first;
+    uint32_t second;
+
+    setup(13, 1500);
+    greet();
+    CHECK_EQ(tcp_listen(inet, 80, 1, &l), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        CHECK_EQ(knock(3000 + i), 1);
+        CHECK_EQ(flags(), SYN | ACK);
+    }
+    /* two finish: the first is established, the second finds the backlog full */
+    p.port = 3000;
+    p.seq = 1001;
+    CHECK_EQ(knock(3000), 1);
+    p.ack = seq() + 1;
+    CHECK_EQ(tcp(ACK, 1001, p.ack, NULL, 0), 0);
+    CHECK_EQ(knock(3001), 1);
+    second = seq() + 1;
+    CHECK_EQ(tcp(ACK, 1001, second, NULL, 0), 0);
+    CHECK_EQ(stats().backlog_full, 1);
+    CHECK_EQ(knock(5000), 0);
+    CHECK_EQ(stats().backlog_full, 2);
+    first = tcp_accept(l);
+    CHECK(first && !tcp_accept(l));
+    /* our answer goes out again, and is acknowledged again */
+    p.port = 3001;
+    CHECK(answers(1100 * MS) >= 1);
+    CHECK_EQ(tcp(ACK, 1001, second, NULL, 0), 0);
+    conn = tcp_accept(l);
+    CHECK(conn);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    tcp_abort(conn);
+    tcp_abort(first);
+    tcp_close(l);
+    teardown();
+}
+
+/* Hosts that nobody has heard of do not push those out that have answered. */
+static void
+test_arp_flood(void)
+{
+    uint8_t f[60];
+    struct tcp_conn *c;
+
+    setup(14, 1500);
+    greet();
+    for (unsigned i = 0; i < 200; i++) {
+        CHECK_EQ(tcp_connect(inet, htonl(0x0a000010 + i), 80, 0, &c), 0);
+        tcp_abort(c);
+    }
+    answers(MS);
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 80, 0, &c), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(get16(last + 12), 0x0800);
+    CHECK_EQ(send_frame(f, arp(f, 1, PEER, US, peer_mac)), 1);
+    tcp_abort(c);
+    teardown();
+}
+
 /* ---- nonsense ---- */
 
 /*
@@ -1256,6 +1426,9 @@ main(void)
     test_fin_contradicted();
     test_time_wait();
     test_unreachable();
+    test_cookies();
+    test_backlog();
+    test_arp_flood();
     for (uint64_t seed = 1; seed <= (getenv("SEEDS") ? (unsigned)atoi(getenv("SEEDS")) : 5); seed++)
         test_nonsense(seed * 1000);
     return 0;

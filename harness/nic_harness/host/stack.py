@@ -102,7 +102,9 @@ class StackStats:
     own; `rx_pruned` times data out of order were given up; `tx_no_memory` times sending by copy
     found no page. `backlog_full` SYNs and handshakes found the listener's backlog full,
     `conns_refused` the table of connections; `orphans_dropped` closed connections and
-    `time_wait_dropped` finished ones were ended before their time.
+    `time_wait_dropped` finished ones were ended before their time. `cookies_sent` SYNs came while
+    too many connections were half open, and were answered with a SYN cookie (RFC 4987);
+    `cookies_taken` of these became connections.
     """
 
     rx_frames: int
@@ -144,6 +146,8 @@ class StackStats:
     orphans_dropped: int
     time_wait_dropped: int
     conns_refused: int
+    cookies_sent: int
+    cookies_taken: int
 
 
 @dataclass(frozen=True, slots=True)
