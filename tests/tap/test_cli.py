@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -460,7 +461,7 @@ def test_capture_with_a_command_then_replay(tmp_path, device):
     )
 
     again = tmp_path / "again.pcapng"
-    options = ["--fast", "--loop", 3, "-w", again, "--json", "-"]
+    options = ["--fast", "--direction", "both", "--loop", 3, "-w", again, "--json", "-"]
     done = run("replay", out, *options)
     assert done.returncode == 0, done.stderr
     sent = json.loads(done.stdout)
@@ -471,7 +472,7 @@ def test_capture_with_a_command_then_replay(tmp_path, device):
 
     cut = tmp_path / "cut.pcapng"
     cut.write_bytes(out.read_bytes()[:-300])  # statistics, and some of the frames
-    done = run("replay", cut, "--fast", "-w", again, "--json", "-")
+    done = run("replay", cut, "--fast", "--direction", "both", "-w", again, "--json", "-")
     sent = json.loads(done.stdout)["frames"]
     said = f"harness: read {cut}: it is cut short, after {sent} whole frames; those were replayed"
     assert done.stderr.splitlines()[-1] == said
@@ -479,6 +480,59 @@ def test_capture_with_a_command_then_replay(tmp_path, device):
     assert done.returncode == 1
     with RawPcapNgReader(str(again)) as reader:
         assert [f for f, _ in reader if f in set(frames)] == frames[:sent] != frames
+
+
+def pcap(*frames):
+    """Write a pcap file of frames (s, data) by hand."""
+    records = [struct.pack("<IIII", s, 0, len(data), len(data)) + data for s, data in frames]
+    return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + b"".join(records)
+
+
+def test_replay_of_a_damaged_file_and_of_one_with_other_frames(tmp_path):
+    frame, path = bytes(12) + b"\x88\xb5" + bytes(46), tmp_path / "it"
+    good = pcap((1, frame), (1, frame))
+    path.write_bytes(good + struct.pack("<IIII", 1, 0, 1 << 30, 1 << 30) + frame)
+    done = run("replay", path, "--json", "-")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert (found["frames"], found["damaged_at"]) == (2, len(good))
+    assert done.stderr.splitlines()[-1] == (
+        f"harness: read {path}: it is damaged, after 2 whole frames: a frame of 1073741824 bytes, "
+        f"at byte {len(good)}; the whole ones were replayed"
+    )
+
+    def block(kind, body):
+        total = struct.pack("<I", len(body) + 12)
+        return struct.pack("<I", kind) + total + body + total
+
+    packet = struct.pack("<IIIII", 0, 0, 1, 60, 60) + frame
+    start = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    ethernet, cooked = (block(1, struct.pack("<HHI", link, 0, 0)) for link in (1, 113))
+    packets = block(6, packet) * 2
+    path.write_bytes(start + ethernet + packets + start + cooked + packets)
+    done = run("replay", path, "--json", "-")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert (found["frames"], found["other_link_types"]) == (2, {"113": 2})
+    assert done.stderr.splitlines()[-1] == (
+        f"harness: replay {path}: it has 2 frames of other link types than Ethernet's (113), "
+        "which were left out"
+    )
+
+
+def test_replay_ended_by_ctrl_c_tells_what_it_did(interrupt, tmp_path):
+    frame, path = bytes(12) + b"\x88\xb5" + bytes(46), tmp_path / "it"
+    path.write_bytes(pcap((0, frame), (0, frame), (1_700_000_000, frame)))
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [*HARNESS, "replay", str(path)]
+    done = interrupt(command, signal.SIGINT, until=b"the next frame is due in", env=env)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert b"\n2 frames, 120 bytes in " in done.stdout
+
+
+def test_replay_of_a_pipe_more_than_once_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    fails(2, "can be read but once", "replay", tmp_path / "fifo", "--loop", 2)
 
 
 def test_capture_for_a_time_and_what_it_refuses(tmp_path):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,11 +25,10 @@ from nic_harness.cli.options import (
 )
 from nic_harness.cli.output import check_json, console_for, nic_lines, write_json
 from nic_harness.cli.wire import make_tap
-from nic_harness.errors import CaptureDamagedError
+from nic_harness.errors import CaptureCutError, CaptureDamagedError
 from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
-from nic_harness.nic.replay import Recorded, Replayed, read_capture
-from nic_harness.nic.replay import replay as replay_frames
+from nic_harness.nic.replay import Recording, Replay, read_capture
 
 
 @one_line_errors
@@ -56,6 +53,14 @@ def replay(
     loop: Annotated[
         int, typer.Option("--loop", min=0, help="How often to send the file; 0: until Ctrl-C.")
     ] = 1,
+    direction: Annotated[
+        Literal["out", "in", "both"],
+        typer.Option(
+            "--direction",
+            help="Which frames of a FILE that says how they passed the interface: "
+            "sent by it (in our captures: by our NIC), received by it, or both.",
+        ),
+    ] = "out",
     netns: Netns = None,
     tap: TapName = None,
     ours: OurAddress = "198.18.0.2/24",
@@ -74,15 +79,13 @@ def replay(
     """
     if fast and rate is not None:
         raise typer.BadParameter("--fast and --rate exclude each other")
+    if loop != 1 and file.exists() and not file.is_file():
+        raise typer.BadParameter(f"--loop: {file} is no regular file, and can be read but once")
     check_json(json_path)
     console = console_for(json_path)
-    frames: list[Recorded] = []
-    cut: CaptureDamagedError | None = None
-    try:
-        frames.extend(read_capture(file))  # what is wrong with it is said before anything is made
-    except CaptureDamagedError as e:
-        cut = e
+    damage: CaptureDamagedError | None = None
     with contextlib.ExitStack() as stack:
+        recording = stack.enter_context(read_capture(file))  # before anything is made
         wire = make_tap(stack, netns=netns, tap=tap, kernel=kernel, address=ours, mtu=mtu)
         nic = stack.enter_context(
             Nic(
@@ -93,19 +96,31 @@ def replay(
             )
         )
         console.print(nic_lines(nic))
-        gap = _gap(frames, None if fast else speed, rate)
-        total = Replayed(0, 0, 0, 0.0, 0)
+        pace = None if fast else speed
+        sending = Replay(nic, speed=pace, rate=rate, direction=direction)
+        sending.on_wait = lambda seconds: console.print(
+            f"the next frame is due in {seconds:.0f} s; --speed, --rate or --fast sends it sooner"
+        )
         with contextlib.suppress(KeyboardInterrupt):
             for turn in _times(loop):
                 if turn:
-                    time.sleep(gap)
-                    total = replace(total, seconds=total.seconds + gap)
-                total = _add(total, _once(nic, frames, None if fast else speed, rate))
-        s, d = nic.stats(), nic.device_stats()
+                    sending.rest()
+                    recording = read_capture(file)
+                try:
+                    with recording:
+                        sending.send(recording)
+                except CaptureDamagedError as e:
+                    damage = e
+        total, s, d = sending.figures(), nic.stats(), nic.device_stats()
     per_second = total.frames / total.seconds if total.seconds else 0.0
+    notes = ""
+    if total.other_direction:
+        notes += f", {total.other_direction} of the other direction left out"
+    if total.cut:
+        notes += f", {total.cut} sent only as far as they had been captured"
     console.print(
         f"{total.frames} frames, {total.bytes} bytes in {total.seconds:.3f} s "
-        f"({per_second:.0f}/s), {total.skipped} skipped, "
+        f"({per_second:.0f}/s), {total.skipped} skipped{notes}, "
         f"{total.late_ns / 1e6:.3f} ms late at the worst; {d.tx_refused} refused by the kernel"
     )
     write_json(
@@ -115,25 +130,29 @@ def replay(
             "frames": total.frames,
             "bytes": total.bytes,
             "skipped": total.skipped,
+            "other_direction": total.other_direction,
+            "other_link_types": recording.other_links,
+            "cut": total.cut,
             "seconds": total.seconds,
             "late_ns": total.late_ns,
+            "damaged_at": None if damage is None else damage.offset,
             "tx_completed": s.tx_completed,
             "tx_refused": d.tx_refused,
         },
     )
-    if cut is not None:
-        complain(f"{cut}; those were replayed")
+    if recording.other_frames:
+        complain(f"replay {file}: {_others(recording)}, which were left out")
+    if damage is not None:
+        those = "those" if isinstance(damage, CaptureCutError) else "the whole ones"
+        complain(f"{damage}; {those} were replayed")
+    if recording.other_frames or damage is not None:
         raise typer.Exit(FAILED)
 
 
-def _gap(frames: list[Recorded], speed: float | None, rate: float | None) -> float:
-    """Seconds from the last frame to the first of the next turn: as between two of them."""
-    if rate is not None:
-        return 1 / rate
-    if speed is None or len(frames) < 2:
-        return 0.0
-    times = [frame.ns for frame in frames if frame.ns is not None]
-    return max(0, times[-1] - times[0]) / (len(frames) - 1) / speed / 1e9 if times else 0.0
+def _others(recording: Recording) -> str:
+    """Say which frames were passed over."""
+    n, types = recording.other_frames, ", ".join(map(str, recording.other_links))
+    return f"it has {n} frame{'s' if n > 1 else ''} of other link types than Ethernet's ({types})"
 
 
 def _times(loop: int) -> Iterator[int]:
@@ -141,17 +160,3 @@ def _times(loop: int) -> Iterator[int]:
     while loop == 0 or n < loop:
         yield n
         n += 1
-
-
-def _once(nic: Nic, frames: list[Recorded], speed: float | None, rate: float | None) -> Replayed:
-    return replay_frames(nic, frames, speed=speed, rate=rate)
-
-
-def _add(a: Replayed, b: Replayed) -> Replayed:
-    return Replayed(
-        a.frames + b.frames,
-        a.bytes + b.bytes,
-        a.skipped + b.skipped,
-        a.seconds + b.seconds,
-        max(a.late_ns, b.late_ns),
-    )
