@@ -184,8 +184,8 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
 
     if (SEQ_LT(seg->ack, c->snd_una))
         return; /* old */
-    /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1. */
-    if (!c->snd_wnd || c->rexmt == RM_PERSIST)
+    /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1; but not for ever, once nobody waits. */
+    if ((!c->snd_wnd || c->rexmt == RM_PERSIST) && c->class != TC_ORPHAN)
         c->retries = 0;
     acked = seg->ack - c->snd_una;
     /* SND.WL2 is at most SND.UNA: what is not older than the last update counts, a smaller window too. */

@@ -74,6 +74,11 @@ too_often(struct tcp_conn *c)
 
     if (++c->retries <= limit)
         return false;
+    if (c->class == TC_ORPHAN) { /* its peer may be there, and take nothing */
+        c->in->stats.orphans_dropped++;
+        tcp_abort(c);
+        return true;
+    }
     tcp_closed(c, c->soft_error ? c->soft_error : ETIMEDOUT);
     return true;
 }

@@ -291,8 +291,12 @@ hear(const uint8_t *f, size_t len)
         p->got += n - skip;
         p->rcv_nxt += n - skip;
     }
-    if (n)
+    if (flags & FIN && seq + n == p->rcv_nxt) {
+        p->rcv_nxt++;
+        send_segment(p, FIN | ACK, p->nxt++, 0, 0);
+    } else if (n) {
         send_segment(p, ACK, p->nxt, 0, 0);
+    }
 }
 
 /* run() - let time pass */
@@ -546,6 +550,90 @@ test_flood(void)
     teardown();
 }
 
+/* Connections that were closed with data left, whose peers live and take nothing, are given up in the end. */
+static void
+test_orphans(void)
+{
+    struct inet_memory mem;
+    struct inet_stats st;
+
+    setup(5, 4096, 64, 1500);
+    for (unsigned i = 0; i < 77; i++) {
+        struct peer *p = knock(ORPHAN);
+
+        run(MS);
+        accept_all();
+        act(p);
+    }
+    run(10 * S);
+    inet_get_memory(inet, &mem);
+    CHECK_EQ(mem.orphans, 77);
+    run(60 * S);
+    inet_get_memory(inet, &mem);
+    CHECK_EQ(mem.orphans, 0);
+    CHECK_EQ(mem.pages_used, 0);
+    inet_get_stats(inet, &st);
+    CHECK_EQ(st.orphans_dropped, 77);
+    for (unsigned i = 0; i < 77; i++)
+        CHECK(peer[i].reset);
+    teardown();
+}
+
+/* close_first() - so many connections are made, and closed by us first; those that ask answer */
+static void
+close_first(enum kind kind, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct peer *p = knock(kind);
+
+        run(MS);
+        accept_all();
+        CHECK(p->conn);
+        if (kind == ORPHAN)
+            act(p);
+        else
+            tcp_close(p->conn);
+        p->conn = NULL;
+        run(MS);
+        within_budget();
+    }
+}
+
+/* Orphans, and what is in TIME_WAIT, may be a quarter of all connections: the oldest go first. */
+static void
+test_limits(void)
+{
+    struct inet_memory mem;
+    struct inet_stats st;
+
+    setup(6, 4096, 64, 1500);
+    inet->max_conns = 200;
+    close_first(ORPHAN, 60);
+    inet_get_memory(inet, &mem);
+    CHECK_EQ(mem.orphans, 50);
+    for (unsigned i = 0; i < 60; i++)
+        CHECK_EQ(peer[i].reset, i < 10);
+    close_first(HONEST, 60);
+    inet_get_memory(inet, &mem);
+    CHECK_EQ(mem.time_wait, 50);
+    inet_get_stats(inet, &st);
+    CHECK_EQ(st.orphans_dropped, 11); /* one is, for a moment, on its way to TIME_WAIT */
+    CHECK_EQ(st.time_wait_dropped, 10);
+    /* When the table is nearly full, they go before anybody is refused. */
+    for (unsigned i = 0; i < 180; i++) {
+        knock(UNREAD);
+        run(MS);
+        accept_all();
+        within_budget();
+    }
+    inet_get_stats(inet, &st);
+    CHECK_EQ(st.conns_refused, 0);
+    inet_get_memory(inet, &mem);
+    CHECK(mem.orphans < 50);
+    CHECK_EQ(mem.time_wait, 0);
+    teardown();
+}
+
 /* echo() - a ping from a neighbour that does not answer ARP */
 static void
 echo(uint32_t from, size_t len)
@@ -597,6 +685,8 @@ main(void)
     unsigned seeds = getenv("SEEDS") ? (unsigned)atoi(getenv("SEEDS")) : 2;
 
     test_flood();
+    test_orphans();
+    test_limits();
     test_pings();
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         for (unsigned i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
