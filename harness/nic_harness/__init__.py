@@ -13,13 +13,13 @@ nic_harness.scapy_socket, which imports scapy.
 from nic_harness.base.misuse import Misuse
 from nic_harness.base.version import VERSION
 from nic_harness.errors import HarnessError
+from nic_harness.host.counters import StackStats
 from nic_harness.host.stack import (
     Connection,
     Listener,
     SendfileResult,
     Stack,
     StackMemory,
-    StackStats,
     Strategy,
     TcpInfo,
     TcpState,
@@ -30,9 +30,10 @@ from nic_harness.memory.arena import Arena, ArenaStats
 from nic_harness.memory.stats import Stats, stats
 from nic_harness.nic.burst import Burst
 from nic_harness.nic.capture import Capture, CaptureStats
+from nic_harness.nic.counters import DeviceStats, NicStats
 from nic_harness.nic.faults import Faults, FaultStats
 from nic_harness.nic.frame import Chain, Frame, Gso, Offload
-from nic_harness.nic.nic import Attached, DeviceStats, Nic, NicStats, Offloads
+from nic_harness.nic.nic import Attached, Nic, Offloads
 from nic_harness.nic.receiver import Receiver
 from nic_harness.wire.netns import LinkInfo, LinkStats, Namespace, Process
 from nic_harness.wire.tap import Tap

@@ -357,15 +357,7 @@ extern "Python" void harness_ext_free(char *buf, void *args);
 #define NET_FRAME_BUFFERS ...
 
 struct device_queue_stats {
-    uint64_t rx_frames, rx_bytes;
-    uint64_t tx_frames, tx_bytes;
-    uint64_t syscalls;
-    uint64_t rx_truncated;
-    uint64_t rx_no_buffer;
-    uint64_t tx_refused;
-    uint64_t tx_fault;
-    uint64_t link_down;
-    ...;
+#include "device/counters.def"
 };
 struct device_info {
     const char *name;
@@ -391,34 +383,7 @@ struct nic_config {
     ...;
 };
 struct nic_queue_stats {
-    uint64_t rx_posted;
-    uint64_t rx_returned;
-    uint64_t rx_received;
-    uint64_t rx_delivered;
-    uint64_t rx_pages_delivered;
-    uint64_t rx_headers_delivered;
-    uint64_t rx_split_hit;
-    uint64_t rx_split_miss;
-    uint64_t rx_copied;
-    uint64_t rx_recycled;
-    uint64_t rx_bytes;
-    uint64_t rx_drop_no_page;
-    uint64_t rx_drop_no_mbuf;
-    uint64_t rx_drop_short;
-    uint64_t rx_drop_stop;
-    uint64_t tx_queued;
-    uint64_t tx_completed;
-    uint64_t tx_bytes;
-    uint64_t tx_busy;
-    uint64_t tx_drop_size;
-    uint64_t tx_linearized;
-    uint64_t tx_csum_soft;
-    uint64_t tx_gso_soft;
-    uint64_t tx_fault;
-    uint64_t tx_stopped;
-    uint64_t rx_outstanding;
-    uint64_t tx_outstanding;
-    ...;
+#include "nic/counters.def"
 };
 
 struct device_kind {
@@ -643,20 +608,7 @@ struct inet_config {
     ...;
 };
 struct inet_stats {
-    uint64_t rx_frames, rx_arp, rx_ip, rx_icmp, rx_tcp, rx_other;
-    uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
-    uint64_t rx_fragments;
-    uint64_t rx_no_buffer;
-    uint64_t rx_no_memory, rx_compacted, rx_pruned;
-    uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
-    uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
-    uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
-    uint64_t tx_payload;
-    uint64_t tx_payload_retransmitted;
-    uint64_t tx_no_memory;
-    uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
-    uint64_t cookies_sent, cookies_taken;
-    ...;
+#include "inet/counters.def"
 };
 struct inet_memory {
     uint32_t pages_limit, pages_used, pages_promised;

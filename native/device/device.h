@@ -74,14 +74,9 @@ struct device_attach {
 };
 
 struct device_queue_stats {
-    uint64_t rx_frames, rx_bytes;
-    uint64_t tx_frames, tx_bytes;
-    uint64_t syscalls;
-    uint64_t rx_truncated; /* frames longer than any buffer: dropped */
-    uint64_t rx_no_buffer; /* polls that stopped because nothing was posted */
-    uint64_t tx_refused;   /* frames the other side refused (EINVAL, too short) */
-    uint64_t tx_fault;     /* a file page vanished under the frame (EFAULT) */
-    uint64_t link_down;    /* EIO: the interface is down */
+#define COUNTER(name, what) uint64_t name;
+#define DROP(name, why, what) uint64_t name;
+#include "device/counters.def"
 };
 
 struct device_info {

@@ -32,23 +32,9 @@ struct inet_config {
 };
 
 struct inet_stats {
-    uint64_t rx_frames, rx_arp, rx_ip, rx_icmp, rx_tcp, rx_other;
-    uint64_t rx_bad_arp, rx_bad_ip, rx_bad_icmp, rx_bad_tcp, rx_bad_csum;
-    uint64_t rx_fragments; /* not reassembled: dropped */
-    uint64_t rx_no_buffer; /* dropped: no mbuf, too many ranges or unclaimed frames */
-    uint64_t rx_no_memory; /* segments dropped, whole or in part, because the budget was used up */
-    uint64_t rx_compacted; /* small segments copied, so that they hold no page of their own */
-    uint64_t rx_pruned;    /* times that data out of order were given up to free memory */
-    uint64_t rx_paws, rx_no_conn, rx_out_of_order, rx_duplicate, rx_beyond_window;
-    uint64_t tx_frames, tx_arp, tx_icmp, tx_tcp, tx_rst, tx_challenge_ack;
-    uint64_t tx_retransmits, tx_fast_retransmits, tx_rto, tx_probes, tx_busy;
-    uint64_t tx_payload; /* TCP payload bytes put on the wire, first time and again */
-    uint64_t tx_payload_retransmitted;
-    uint64_t
-        tx_no_memory; /* times that tcp_copy_room() found room in the send buffer, and no page */
-    /* Connections that a limit ended or refused. */
-    uint64_t backlog_full, orphans_dropped, time_wait_dropped, conns_refused;
-    uint64_t cookies_sent, cookies_taken; /* SYN cookies: too many connections were half open */
+#define COUNTER(name, what) uint64_t name;
+#define DROP(name, why, what) uint64_t name;
+#include "inet/counters.def"
 };
 
 /* What a stack holds at one moment, and may hold: pages of the arena, mbufs, connections. */

@@ -62,33 +62,9 @@ struct nic_config {
 
 /* Everything a queue counted since it was attached. */
 struct nic_queue_stats {
-    uint64_t rx_posted;    /* buffers posted: pages, and with header split mbufs */
-    uint64_t rx_returned;  /* buffers that came back used */
-    uint64_t rx_received;  /* frames harvested = delivered + dropped */
-    uint64_t rx_delivered; /* frames passed up */
-    uint64_t rx_pages_delivered;
-    uint64_t rx_headers_delivered; /* mbufs with headers that were split off */
-    uint64_t rx_split_hit;         /* frames whose headers were as long as header_split */
-    uint64_t rx_split_miss;   /* frames whose headers were not: payload does not start on a page */
-    uint64_t rx_copied;       /* frames delivered as a copy: see nic_rx_copy() */
-    uint64_t rx_recycled;     /* buffers of frames dropped or copied, posted again */
-    uint64_t rx_bytes;        /* of frames delivered */
-    uint64_t rx_drop_no_page; /* no successor page: the pool was dry */
-    uint64_t rx_drop_no_mbuf;
-    uint64_t rx_drop_short; /* shorter than an Ethernet header */
-    uint64_t rx_drop_stop;  /* harvested while stopping */
-    uint64_t tx_queued;     /* frames put on the ring */
-    uint64_t tx_completed;  /* frames whose chain was given back */
-    uint64_t tx_bytes;
-    uint64_t tx_busy;        /* nic_tx() said -ENOBUFS */
-    uint64_t tx_drop_size;   /* longer than MTU allows, or not a frame */
-    uint64_t tx_linearized;  /* chains with too many segments, copied into fewer */
-    uint64_t tx_csum_soft;   /* frames summed in software */
-    uint64_t tx_gso_soft;    /* super-frames cut in software */
-    uint64_t tx_fault;       /* frames not summed because a file page was gone */
-    uint64_t tx_stopped;     /* frames given back unsent by nic_detach() */
-    uint64_t rx_outstanding; /* buffers of the receive ring now: constant while attached */
-    uint64_t tx_outstanding; /* chains of the transmit ring now */
+#define COUNTER(name, what) uint64_t name;
+#define DROP(name, why, what) uint64_t name;
+#include "nic/counters.def"
 };
 
 struct nic;

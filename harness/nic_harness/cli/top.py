@@ -17,22 +17,12 @@ from nic_harness.cli.inspect import only_process
 from nic_harness.cli.options import Debug, JsonPath
 from nic_harness.cli.output import check_json, console_for, is_stdout, plain_table, write_json
 from nic_harness.look.control import ask
+from nic_harness.nic.counters import DROPS
 
 _CELLS = 48  # that a ring is drawn with
 
 #: What a frame can be lost to: counters of the driver, the device and the kernel, and their names.
-_DROPS = {
-    "rx_drop_no_page": "pool dry",
-    "rx_drop_no_mbuf": "no mbuf",
-    "rx_drop_short": "too short",
-    "rx_drop_stop": "stopping",
-    "tx_drop_size": "too long to send",
-    "tx_fault": "file page gone",
-    "tx_stopped": "unsent",
-    "rx_truncated": "longer than any buffer",
-    "tx_refused": "refused by the kernel",
-    "kernel_tx_dropped": "queue of the kernel full",
-}
+_DROPS = DROPS | {"kernel_tx_dropped": "queue of the kernel full"}
 _RATES = ("rx_delivered", "rx_bytes", "tx_completed", "tx_bytes")
 
 

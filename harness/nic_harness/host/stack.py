@@ -35,6 +35,7 @@ from nic_harness.errors import (
     WaitTimeoutError,
     error_from_errno,
 )
+from nic_harness.host.counters import StackStats
 from nic_harness.nic.frame import Chain, Frame, Offload
 from nic_harness.nic.nic import Nic
 from nic_harness.nic.queue import BURST, Bytes, Sendable
@@ -45,7 +46,6 @@ __all__ = [
     "SendfileResult",
     "Stack",
     "StackMemory",
-    "StackStats",
     "Strategy",
     "TcpInfo",
     "TcpState",
@@ -89,65 +89,6 @@ class TcpState(enum.Enum):
 
 #: The peer has everything, our FIN included.
 _FINISHED = frozenset({TcpState.CLOSED, TcpState.FIN_WAIT_2, TcpState.TIME_WAIT})
-
-
-@dataclass(frozen=True, slots=True)
-class StackStats:
-    """Counters of a stack since it was made: frames, unless the name says otherwise.
-
-    `tx_payload` is TCP payload in bytes, `tx_payload_retransmitted` the part of it sent again.
-
-    Limits that were reached: `rx_no_memory` segments were dropped, whole or in part, because the
-    budget was used up; `rx_compacted` small ones were copied, so that they hold no page of their
-    own; `rx_pruned` times data out of order were given up; `tx_no_memory` times sending by copy
-    found no page. `backlog_full` SYNs and handshakes found the listener's backlog full,
-    `conns_refused` the table of connections; `orphans_dropped` closed connections and
-    `time_wait_dropped` finished ones were ended before their time. `cookies_sent` SYNs came while
-    too many connections were half open, and were answered with a SYN cookie (RFC 4987);
-    `cookies_taken` of these became connections.
-    """
-
-    rx_frames: int
-    rx_arp: int
-    rx_ip: int
-    rx_icmp: int
-    rx_tcp: int
-    rx_other: int
-    rx_bad_arp: int
-    rx_bad_ip: int
-    rx_bad_icmp: int
-    rx_bad_tcp: int
-    rx_bad_csum: int
-    rx_fragments: int
-    rx_no_buffer: int
-    rx_no_memory: int
-    rx_compacted: int
-    rx_pruned: int
-    rx_paws: int
-    rx_no_conn: int
-    rx_out_of_order: int
-    rx_duplicate: int
-    rx_beyond_window: int
-    tx_frames: int
-    tx_arp: int
-    tx_icmp: int
-    tx_tcp: int
-    tx_rst: int
-    tx_challenge_ack: int
-    tx_retransmits: int
-    tx_fast_retransmits: int
-    tx_rto: int
-    tx_probes: int
-    tx_busy: int
-    tx_payload: int
-    tx_payload_retransmitted: int
-    tx_no_memory: int
-    backlog_full: int
-    orphans_dropped: int
-    time_wait_dropped: int
-    conns_refused: int
-    cookies_sent: int
-    cookies_taken: int
 
 
 @dataclass(frozen=True, slots=True)

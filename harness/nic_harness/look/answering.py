@@ -33,6 +33,7 @@ from nic_harness.look.protocol import (
     own_pid_name,
     receive_line,
 )
+from nic_harness.nic.counters import DROPS
 
 if TYPE_CHECKING:
     from nic_harness.base.misuse import Misuse
@@ -40,20 +41,6 @@ if TYPE_CHECKING:
     from nic_harness.memory.arena import Arena
     from nic_harness.nic.nic import Nic
 
-#: Counters of frames that are lost, of the driver's and the device's.
-_DROPS = frozenset(
-    (
-        "rx_drop_no_page",
-        "rx_drop_no_mbuf",
-        "rx_drop_short",
-        "rx_drop_stop",
-        "rx_truncated",
-        "tx_drop_size",
-        "tx_fault",
-        "tx_stopped",
-        "tx_refused",
-    )
-)
 _BACKLOG = 64
 #: Seconds to wait when the process has no descriptor for another connection.
 _PAUSE = 0.1
@@ -344,7 +331,7 @@ def _describe_nic(nic: Nic) -> NicAnswer:
             queues.append(queue)
             for counters in (queue.stats, queue.device):
                 for name, count in dataclasses.asdict(counters).items():
-                    if name in _DROPS:
+                    if name in DROPS:
                         drops[name] = drops.get(name, 0) + count
         faults = None if nic._faults is None else nic.fault_stats()
         attached, text = nic.attached, str(nic.attached)

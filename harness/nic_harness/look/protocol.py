@@ -19,8 +19,9 @@ from nic_harness.bsd.sf_buf import MappedFile
 from nic_harness.bsd.vm_page import PageInfo
 from nic_harness.errors import HarnessError
 from nic_harness.memory.stats import Stats
+from nic_harness.nic.counters import DeviceStats, NicStats
 from nic_harness.nic.faults import FaultStats
-from nic_harness.nic.stats import DeviceStats, NicStats, RingPositions
+from nic_harness.nic.stats import RingPositions
 
 #: Seconds for a question or an answer, from its first byte to its last.
 TIME_LIMIT = 10.0

@@ -29,12 +29,13 @@ from nic_harness.memory.arena import Arena
 from nic_harness.nic import device as _device
 from nic_harness.nic.burst import Burst
 from nic_harness.nic.capture import Capture
+from nic_harness.nic.counters import DeviceStats, NicStats
 from nic_harness.nic.device import Attached, Offloads
 from nic_harness.nic.faults import Faults, FaultStats, fault_stats
 from nic_harness.nic.frame import Frame, Offload
 from nic_harness.nic.queue import BURST, QueuePair, Sendable
 from nic_harness.nic.receiver import Callback, Receiver
-from nic_harness.nic.stats import DeviceStats, NicStats, RingPositions
+from nic_harness.nic.stats import RingPositions
 from nic_harness.wire.rtnl import mac_bytes
 from nic_harness.wire.tap import Tap
 
