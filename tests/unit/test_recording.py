@@ -260,8 +260,7 @@ def files():
         "many-interfaces",
         LE.section() + LE.interface() * 70_000 + LE.packet(1, interface=65_535),
     )
-    for resolution in (18, 0xBF):
-        yield f"resolution-{resolution:02x}", sub_second(resolution, 2**63 + 12_345)
+    yield "resolution-bf", sub_second(0xBF, 2**63 + 12_345)
 
 
 FILES = dict(files())
@@ -333,6 +332,7 @@ def test_directions_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("resolution", "ticks", "ns"),
     [
+        (18, 2**63, 9_223_372_036),  # tshark's arithmetic overflows here
         (19, 2**63, 922_337_203),
         (20, 2**63, 92_233_720),
         (28, 2**64 - 1, 1),
