@@ -60,7 +60,8 @@ icmp_unreach(struct inet *in, const struct ip_view *v)
         return;
     tcp = ip + hlen;
     tcp_unreachable(in, get32(ip + IPH_DST), get16(tcp + TCPH_SPORT), get16(tcp + TCPH_DPORT),
-                    get32(tcp + TCPH_SEQ), icmp[ICMPH_CODE], get16(icmp + ICMPH_MTU));
+                    get32(tcp + TCPH_SEQ), icmp[ICMPH_CODE], get16(icmp + ICMPH_MTU),
+                    get16(ip + IPH_LEN));
 }
 
 void

@@ -265,9 +265,13 @@ void icmp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
 /* -- tcp -- */
 
 void tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
-/* tcp_unreachable() - ICMP said that a segment of ours did not arrive; @mtu for NEEDFRAG. */
+/*
+ * tcp_unreachable() - ICMP said that a segment of ours did not arrive
+ * @mtu: for NEEDFRAG, of the next hop; 0: it did not say
+ * @len: bytes of our IP packet, by its header that came back
+ */
 void tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, uint32_t seq,
-                     unsigned code, uint32_t mtu);
+                     unsigned code, uint32_t mtu, uint32_t len);
 /* tcp_neighbour() - the address of a neighbour is known now, or could not be found out. */
 void tcp_neighbour(struct inet *in, uint32_t nexthop, bool found);
 /* tcp_neighbour_wanted() - is there a connection by way of that neighbour? */

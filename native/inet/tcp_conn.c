@@ -93,6 +93,18 @@ tcp_set_mss(struct tcp_conn *c, uint32_t mss)
         c->gso_max = (IP_MAXLEN - headers) / mss * mss;
 }
 
+bool
+tcp_let_fragment(struct tcp_conn *c)
+{
+    uint8_t *ip = c->tmpl + ETH_HLEN;
+
+    if (!(get16(ip + IPH_OFF) & IP_OFF_DF))
+        return false;
+    put16(ip + IPH_OFF, 0);
+    c->ip_sum = csum_bytes(ip, IP_HLEN);
+    return true;
+}
+
 void
 tcp_negotiated(struct tcp_conn *c)
 {

@@ -671,12 +671,61 @@ bad:
     m_freem(m);
 }
 
+/* plateau() - the next usual MTU below a size that was too big: RFC 1191 7.1 */
+static uint32_t
+plateau(uint32_t size)
+{
+    static const uint16_t mtus[] = {32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296};
+
+    for (unsigned i = 0; i < sizeof(mtus) / sizeof(mtus[0]); i++)
+        if (mtus[i] < size)
+            return mtus[i];
+    return 68;
+}
+
+/*
+ * path_mtu() - a packet of @len bytes did not get through, because a hop takes @mtu bytes; 0: unknown
+ *
+ * An old router does not say (RFC 1191 5). One that says very little is not obeyed to the letter, for it may be
+ * an attack (RFC 5927 7.2): segments get no smaller than TCP_PMTU_MIN, but routers may cut them.
+ */
+static void
+path_mtu(struct tcp_conn *c, uint32_t mtu, uint32_t len)
+{
+    uint32_t headers = c->tmpl_len - ETH_HLEN, now = headers + c->mss;
+    bool cut = false;
+
+    if (!mtu) /* a super-frame's length is not that of what was too big */
+        mtu = plateau(len > c->in->mtu ? now : len);
+    if (mtu >= now)
+        return; /* of one that was sent before we knew */
+    if (mtu < TCP_PMTU_MIN) {
+        mtu = TCP_PMTU_MIN;
+        cut = tcp_let_fragment(c);
+    }
+    if (mtu < now)
+        tcp_set_mss(c, mtu - headers);
+    else if (!cut)
+        return;
+    /* RFC 1191 6.4: all that is on its way is sent again, by slow start; but nothing is congested. */
+    if (c->cc != CC_LOSS)
+        c->recover = c->snd_nxt;
+    c->cc = CC_LOSS;
+    c->ssthresh = u32_max(c->ssthresh, c->cwnd);
+    c->cwnd = c->mss;
+    c->avoid_acked = 0;
+    c->dupacks = 0;
+    c->force_rtx = true;
+    tcp_sb_lose_all(c);
+    tcp_arm_rexmt(c);
+    tcp_want_output(c);
+}
+
 void
 tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, uint32_t seq,
-                unsigned code, uint32_t mtu)
+                unsigned code, uint32_t mtu, uint32_t len)
 {
     struct tcp_conn *c = tcp_find(in, dst, dport, sport);
-    uint32_t headers;
 
     if (!c || c->state == TCPS_LISTEN || c->state == TCPS_CLOSED)
         return;
@@ -684,14 +733,8 @@ tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, u
     if (SEQ_LT(seq, c->snd_una) || !SEQ_LT(seq, c->snd_nxt))
         return;
     if (code == ICMP_C_NEEDFRAG) {
-        headers = c->tmpl_len - ETH_HLEN;
-        /* RFC 1191: smaller than now, and not so small that it is an attack (RFC 5927 7.2). */
-        if (!tcp_synchronized(c) || mtu < TCP_MSS_DEFAULT + 40 || mtu - headers >= c->mss)
-            return;
-        tcp_set_mss(c, mtu - headers);
-        tcp_sb_lose_all(c);
-        c->force_rtx = true;
-        tcp_want_output(c);
+        if (tcp_synchronized(c))
+            path_mtu(c, mtu, len);
         return;
     }
     if (c->state == TCPS_SYN_SENT || c->state == TCPS_SYN_RECEIVED)

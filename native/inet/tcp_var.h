@@ -25,6 +25,7 @@ seq_min(uint32_t a, uint32_t b)
 
 #define TCP_MSS_DEFAULT 536 /* RFC 9293 3.7.1 */
 #define TCP_MSS_MIN 64      /* less is asked for only to make us work */
+#define TCP_PMTU_MIN 552    /* a router that says less may fragment: as Linux's min_pmtu */
 #define TCP_DUPTHRESH 3     /* RFC 5681, RFC 6675 */
 #define TCP_MAX_HOLES 128   /* of the scoreboard */
 #define TCP_MAX_RANGES 64   /* received out of order */
@@ -225,6 +226,8 @@ void tcp_set_mss(struct tcp_conn *c, uint32_t mss);
 void tcp_set_state(struct tcp_conn *c, enum tcp_state state);
 /* tcp_classify() - its state, its owner or its listener changed: the list it is on. */
 void tcp_classify(struct tcp_conn *c);
+/* tcp_let_fragment() - from now on routers may cut what their next hop does not take; false: they may already. */
+bool tcp_let_fragment(struct tcp_conn *c);
 void tcp_established(struct tcp_conn *c);
 /* tcp_closed() - over, with an error or without; @c is gone afterwards when nobody has a handle. */
 void tcp_closed(struct tcp_conn *c, int error);

@@ -1096,7 +1096,7 @@ test_time_wait(void)
 }
 
 static unsigned
-unreachable(unsigned code, unsigned mtu, uint32_t about)
+too_big(unsigned code, unsigned mtu, uint32_t about, unsigned len)
 {
     uint8_t f[100];
     uint8_t *icmp = f + 34;
@@ -1105,7 +1105,7 @@ unreachable(unsigned code, unsigned mtu, uint32_t about)
     icmp[0] = 3;
     icmp[1] = (uint8_t)code;
     set16(icmp + 6, mtu);
-    ip(f, 6, 20);
+    ip(f, 6, len - 20);
     memcpy(icmp + 8, f + 14, 20);
     set32(icmp + 20, US);
     set32(icmp + 24, PEER);
@@ -1114,6 +1114,12 @@ unreachable(unsigned code, unsigned mtu, uint32_t about)
     set32(icmp + 32, about);
     set16(icmp + 2, ~sum(icmp, 36, 0));
     return send_frame(f, ip(f, 1, 36));
+}
+
+static unsigned
+unreachable(unsigned code, unsigned mtu, uint32_t about)
+{
+    return too_big(code, mtu, about, 40);
 }
 
 static void
@@ -1136,12 +1142,17 @@ test_unreachable(void)
     CHECK_EQ(answers(MS), 3);
     unreachable(1, 0, p.ack);
     CHECK_EQ(info().state, TCPS_ESTABLISHED);
-    /* a path with a smaller MTU, but no ridiculous one */
-    unreachable(4, 100, p.ack);
-    CHECK_EQ(info().mss, 988);
+    /* a path with a smaller MTU */
     CHECK(unreachable(4, 800, p.ack) >= 1);
     CHECK_EQ(info().mss, 748);
     CHECK(data_len() <= 748);
+    CHECK_EQ(get16(last + 20), 0x4000);
+    /* not what is not in flight, nor what is no news */
+    CHECK_EQ(unreachable(4, 600, p.ack - 1), 0);
+    CHECK_EQ(unreachable(4, 600, p.ack + 2000), 0);
+    CHECK_EQ(unreachable(4, 800, p.ack), 0);
+    CHECK_EQ(unreachable(4, 1400, p.ack), 0);
+    CHECK_EQ(info().mss, 748);
     tcp_abort(conn);
     teardown();
 }
@@ -1316,6 +1327,58 @@ test_arp_flood(void)
     teardown();
 }
 
+/*
+ * RFC 1191 5 and 7: a router that does not say how much it takes. Whatever is said, segments get no smaller
+ * than what 552 bytes hold, as with Linux's min_pmtu; then the path may cut them.
+ */
+static void
+test_path_mtu(void)
+{
+    setup(22, 1500);
+    greet();
+    establish(true);
+    enqueue(3 * 988);
+    CHECK_EQ(answers(MS), 3);
+    CHECK_EQ(too_big(4, 0, p.ack, 1028), 1); /* slow start */
+    CHECK_EQ(info().mss, 1006 - 52);
+    CHECK_EQ(seq(), p.ack);
+    CHECK_EQ(get16(last + 16), 1006);
+    CHECK_EQ(get16(last + 20), 0x4000);
+    CHECK_EQ(info().ssthresh, 0x7fffffff);         /* nothing is congested */
+    CHECK_EQ(too_big(4, 0, p.ack + 988, 1028), 0); /* about the others */
+    CHECK_EQ(too_big(4, 0, p.ack + 1976, 40000),
+             1); /* of a super-frame that a router did not cut */
+    CHECK_EQ(info().mss, 552 - 52);
+    CHECK_EQ(get16(last + 16), 552);
+    CHECK_EQ(get16(last + 20), 0);
+    CHECK_EQ(sum(last + 14, 20, 0), 0xffff);
+    /* no less, however often */
+    CHECK_EQ(too_big(4, 0, p.ack, 552), 0);
+    CHECK_EQ(too_big(4, 68, p.ack, 552), 0);
+    CHECK_EQ(info().mss, 500);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    tcp_abort(conn);
+    answers(MS);
+    /* a small one that is named; packets that are small already */
+    for (unsigned i = 0; i < 2; i++) {
+        establish(!i);
+        enqueue(500);
+        CHECK_EQ(answers(MS), 1);
+        if (i) {
+            CHECK_EQ(too_big(4, 552, p.ack, 576), 1);
+            CHECK_EQ(info().mss, 512);
+            CHECK_EQ(get16(last + 20), 0x4000);
+        }
+        CHECK_EQ(too_big(4, 400, p.ack, 552), 1);
+        CHECK_EQ(get16(last + 16), i ? 540 : 552);
+        CHECK_EQ(get16(last + 20), 0);
+        CHECK_EQ(info().mss, i ? 512 : 500);
+        tcp_abort(conn);
+        answers(MS);
+    }
+    teardown();
+}
+
 /* ---- nonsense ---- */
 
 /*
@@ -1429,6 +1492,7 @@ main(void)
     test_cookies();
     test_backlog();
     test_arp_flood();
+    test_path_mtu();
     for (uint64_t seed = 1; seed <= (getenv("SEEDS") ? (unsigned)atoi(getenv("SEEDS")) : 5); seed++)
         test_nonsense(seed * 1000);
     return 0;
