@@ -32,6 +32,17 @@ tcp_find(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port
     return NULL;
 }
 
+/* wscale() - what we offer: the least that can name the whole of the receive buffer */
+static uint8_t
+wscale(const struct inet *in)
+{
+    uint8_t shift = 0;
+
+    while (65535u << shift < in->rcvbuf)
+        shift++;
+    return shift;
+}
+
 struct tcp_conn *
 tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
 {
@@ -59,8 +70,7 @@ tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
     c->quickacks = TCP_QUICKACKS;
     c->rcv_limit = u32_min(MEM_PROMISE, in->rcvbuf);
     c->rcv_fill = PAGE_SIZE;
-    while (65535u << c->rcv_wscale < in->rcvbuf)
-        c->rcv_wscale++;
+    c->rcv_wscale = wscale(in);
     for (unsigned t = 0; t < TT_COUNT; t++)
         c->timer[t] = NEVER;
     tcp_sb_reset(c);
@@ -111,8 +121,10 @@ tcp_negotiated(struct tcp_conn *c)
     uint32_t mss = u32_min(u32_max(c->peer_mss, TCP_MSS_MIN), c->in->mtu - IP_HLEN - TCP_HLEN);
     uint8_t *opt = c->tmpl + ETH_HLEN + IP_HLEN + TCP_HLEN;
 
+    c->rcv_wscale = c->wscale_ok ? wscale(c->in) : 0;
     if (!c->wscale_ok)
-        c->snd_wscale = c->rcv_wscale = 0;
+        c->snd_wscale = 0;
+    c->tmpl_len = ETH_HLEN + IP_HLEN + TCP_HLEN;
     if (c->ts_ok) {
         put32(opt, 0x0101080a); /* NOP, NOP, timestamps, 10 bytes */
         c->tmpl_len += TCPO_TS_ALIGNED;
@@ -175,6 +187,7 @@ tcp_established(struct tcp_conn *c)
     if (c->retries) /* RFC 6298 5.7: that timeout may have been too short for the path */
         c->rto = u64_max(c->rto, TCP_RTO_FALLBACK);
     c->retries = c->backoff = 0;
+    c->force_rtx = false;
     c->timer[TT_REXMT] = NEVER;
     tcp_set_state(c, c->fin_wanted ? TCPS_FIN_WAIT_1 : TCPS_ESTABLISHED);
     if (c->listener) {
@@ -478,7 +491,11 @@ may_send(const struct tcp_conn *c)
         return -c->error;
     if (c->fin_wanted)
         return -EPIPE;
-    return c->state == TCPS_ESTABLISHED || c->state == TCPS_CLOSE_WAIT ? 0 : -ENOTCONN;
+    /* RFC 9293 3.10.2: in a simultaneous open too, to go out when the peer's answer has come. */
+    return c->state == TCPS_ESTABLISHED || c->state == TCPS_CLOSE_WAIT ||
+                   c->state == TCPS_SYN_RECEIVED
+               ? 0
+               : -ENOTCONN;
 }
 
 uint32_t

@@ -63,11 +63,11 @@ ack_acceptable(const struct tcp_conn *c, const struct tcp_seg *seg)
 }
 
 void
-tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered)
+tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg)
 {
-    c->ts_ok = seg->has_ts && (offered ? c->ts_ok : true);
-    c->sack_ok = seg->sackok && (offered ? c->sack_ok : true);
-    c->wscale_ok = seg->wscale != 255 && (offered ? c->wscale_ok : true);
+    c->ts_ok = seg->has_ts;
+    c->sack_ok = seg->sackok;
+    c->wscale_ok = seg->wscale != 255;
     c->snd_wscale = c->wscale_ok ? seg->wscale : 0;
     if (seg->mss)
         c->peer_mss = seg->mss;
@@ -87,7 +87,7 @@ static void
 syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
 {
     bool ack = seg->flags & TF_ACK;
-    uint32_t offered = c->rcv_adv; /* our SYN's window */
+    uint32_t offered = c->rcv_adv - c->rcv_nxt; /* our SYN's window */
 
     if (ack && (SEQ_LEQ(seg->ack, c->iss) || SEQ_GT(seg->ack, c->snd_nxt))) {
         tcp_reset_for(c->in, c->peer, c->local_port, c->peer_port, seg);
@@ -100,11 +100,11 @@ syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
     }
     if (!(seg->flags & TF_SYN))
         return;
-    tcp_take_options(c, seg, true);
+    tcp_take_options(c, seg);
     if (!ack) { /* simultaneous open: our SYN goes out again, with an acknowledgement */
         c->rcv_adv = c->rcv_nxt + offered;
         tcp_set_state(c, TCPS_SYN_RECEIVED);
-        c->snd_nxt = c->iss;
+        c->force_rtx = true;
         c->rtt_active = false;
         tcp_want_output(c);
         return;
@@ -520,7 +520,23 @@ static void
 conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
 {
     uint32_t end = seg->seq + seg->len + ((seg->flags & TF_FIN) != 0);
+    struct tcp_seg behind_syn;
 
+    /* Simultaneous open, RFC 9293 figure 7: the peer's SYN again, now that it has seen ours. */
+    if (c->state == TCPS_SYN_RECEIVED && c->active && seg->ack == c->snd_nxt &&
+        (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == (TF_SYN | TF_ACK)) {
+        if (seg->seq != c->irs) {
+            /* The SYN before it, which proved nothing, was somebody else's. */
+            syn_sent_input(c, seg);
+            goto drop;
+        }
+        behind_syn = *seg;
+        behind_syn.seq++;
+        behind_syn.flags &= (uint8_t)~TF_SYN;
+        seg = &behind_syn;
+        end++;
+        ack_now(c); /* not every peer takes our SYN for its acknowledgement */
+    }
     /* A handshake that was answered and not heard: answer again. */
     if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
         seg->seq == c->irs) {

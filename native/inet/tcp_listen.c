@@ -105,7 +105,7 @@ half_open(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg
         return NULL;
     c->listener = l;
     tcp_set_state(c, TCPS_SYN_RECEIVED);
-    tcp_take_options(c, syn, false);
+    tcp_take_options(c, syn);
     c->rcv_adv = c->rcv_nxt;
     tcp_arm_rexmt(c);
     return c;

@@ -295,15 +295,16 @@ new_length(const struct tcp_conn *c, uint32_t avail, uint32_t room, uint32_t win
 static void
 transmit_syn(struct tcp_conn *c)
 {
-    if (c->snd_nxt != c->iss) {
+    if (c->snd_nxt != c->iss && !c->force_rtx) {
         if (c->ack_now && c->state == TCPS_SYN_RECEIVED)
             tcp_send_control(c, c->snd_nxt, TF_ACK);
         return;
     }
     if (tcp_send_control(c, c->iss, c->state == TCPS_SYN_SENT ? TF_SYN : TF_SYN | TF_ACK))
         return;
-    c->snd_nxt = c->iss + 1;
-    if (!c->retries) {
+    c->force_rtx = false;
+    if (c->snd_nxt == c->iss) {
+        c->snd_nxt++;
         c->rtt_active = true;
         c->rtt_seq = c->snd_nxt;
         c->rtt_start = c->in->now;

@@ -99,8 +99,8 @@ timeout(struct tcp_conn *c)
     }
     c->rtt_active = false;
     if (!tcp_synchronized(c)) {
-        /* RFC 6298 5.7 is for data; the handshake's own segment goes out again, or at last. */
-        c->snd_nxt = c->iss;
+        /* The handshake's own segment goes out again, or at last; an answer to the first still counts. */
+        c->force_rtx = true;
         c->cwnd = c->mss; /* RFC 5681 3.1: after a lost SYN one segment */
         c->in->stats.tx_retransmits++;
         tcp_arm_rexmt(c);

@@ -333,8 +333,8 @@ void tcp_fill_pkthdr(struct mbuf *m, uint32_t len);
 
 /* -- tcp_input.c -- */
 
-/* tcp_take_options() - what the peer's SYN offers, and we have offered or agree to */
-void tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg, bool offered);
+/* tcp_take_options() - what the peer's SYN offers: our own has offered all of it, or our answer will. */
+void tcp_take_options(struct tcp_conn *c, const struct tcp_seg *seg);
 
 /* -- tcp_listen.c -- */
 

@@ -30,6 +30,7 @@ connection_error(const struct sendfile *s)
     if (info.error)
         return -info.error;
     switch (info.state) {
+    case TCPS_SYN_RECEIVED:
     case TCPS_ESTABLISHED:
     case TCPS_CLOSE_WAIT:
         return 0;

@@ -145,11 +145,13 @@ answers(uint64_t ns)
     return n;
 }
 
+static bool together; /* frames are put on the wire, to arrive with the next one */
+
 static unsigned
 send_frame(const void *frame, size_t len)
 {
     wire_inject(wire, 1, frame, len, NULL);
-    return answers(MS);
+    return together ? 0 : answers(MS);
 }
 
 static struct inet_stats
@@ -1029,6 +1031,86 @@ test_window_smaller(void)
     teardown();
 }
 
+/* open_to() - our SYN is out, and the puppet knows it */
+static void
+open_to(uint16_t port)
+{
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 1234, port, &conn), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(flags(), SYN);
+    p = (struct puppet){
+        .port = 1234, .our_port = port, .seq = 7000, .ack = seq() + 1, .window = 9000};
+}
+
+/* RFC 9293 figure 7, and what may happen on the way. */
+static void
+test_simultaneous_open(void)
+{
+    static const uint8_t opt[20] = {2, 4, 1000 >> 8, 1000 & 255, 4, 2, 8, 10, 0, 0,
+                                    0, 9, 0,         0,          0, 0, 1, 3,  3, 2};
+
+    setup(23, 1500);
+    greet();
+    for (unsigned i = 0; i < 2; i++) {
+        open_to((uint16_t)(4000 + i));
+        CHECK_EQ(tcp(SYN, p.seq, 0, NULL, 0), 1);
+        CHECK_EQ(flags(), SYN | ACK);
+        CHECK_EQ(seq(), p.ack - 1);
+        CHECK_EQ(ack(), p.seq + 1);
+        CHECK_EQ(info().state, TCPS_SYN_RECEIVED);
+        enqueue(100); /* waits */
+        CHECK_EQ(answers(MS), 0);
+        CHECK_EQ(info().unsent, 100);
+        if (i) /* either the same SYN with an acknowledgement, or an acknowledgement alone */
+            CHECK_EQ(tcp(SYN | ACK, p.seq, p.ack, NULL, 0), 1);
+        else
+            CHECK_EQ(tcp(ACK, p.seq + 1, p.ack, NULL, 0), 1);
+        CHECK_EQ(info().state, TCPS_ESTABLISHED);
+        CHECK_EQ(ack(), p.seq + 1);
+        CHECK_EQ(data_len(), 100);
+        tcp_abort(conn);
+        answers(MS);
+    }
+    /* both of the peer's segments in one burst */
+    open_to(4002);
+    together = true;
+    tcp(SYN, p.seq, 0, NULL, 0);
+    together = false;
+    tcp(SYN | ACK, p.seq, p.ack, NULL, 0);
+    CHECK_EQ(stats().tx_rst, 2);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    tcp_abort(conn);
+    answers(MS);
+    /* an answer after the SYN was repeated */
+    open_to(4003);
+    CHECK_EQ(answers(S + 100 * MS), 1);
+    CHECK_EQ(tcp(SYN | ACK, p.seq, p.ack, NULL, 0), 1);
+    CHECK_EQ(flags(), ACK);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    tcp_abort(conn);
+    answers(MS);
+    /* A SYN that anybody can forge does not keep out the peer, whose answer names our number. */
+    open_to(4004);
+    CHECK_EQ(tcp(SYN, 99, 0, NULL, 0), 1);
+    CHECK_EQ(info().state, TCPS_SYN_RECEIVED);
+    CHECK_EQ(tcp_options(SYN | ACK, p.seq, p.ack + 1, opt, 20, NULL, 0), 1);
+    CHECK_EQ(info().state, TCPS_SYN_RECEIVED);
+    CHECK_EQ(tcp_options(SYN | ACK, p.seq, p.ack, opt, 20, NULL, 0), 1);
+    CHECK_EQ(flags(), ACK);
+    CHECK_EQ(ack(), p.seq + 1);
+    CHECK(option(8) && get32(option(8) + 6) == 9);
+    CHECK_EQ(info().state, TCPS_ESTABLISHED);
+    CHECK_EQ(info().mss, 988);
+    CHECK_EQ(info().snd_wscale, 2);
+    CHECK(info().rcv_wscale > 0);
+    p.ts = true;
+    p.tsval = 10;
+    CHECK_EQ(tcp(ACK, p.seq + 1, p.ack, payload, 100), 1);
+    CHECK_EQ(info().readable, 100);
+    tcp_abort(conn);
+    teardown();
+}
+
 /* Data behind a FIN, and a FIN that comes before its data. */
 static void
 test_fin_early(void)
@@ -1480,6 +1562,7 @@ main(void)
     test_recovery();
     test_duplicates();
     test_acknowledging();
+    test_simultaneous_open();
     test_karn();
     test_syn_timeout();
     test_window_taken_back(true);

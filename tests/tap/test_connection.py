@@ -31,7 +31,7 @@ from nic_harness.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 OURS, KERNELS = "198.18.0.2", "198.18.0.1"
@@ -286,6 +286,35 @@ def test_refused(host):
         TcpRefusedError, match=rf"connect to {KERNELS}:9: Connection refused; check"
     ):
         h.stack.connect(KERNELS, 9, timeout=10)
+
+
+def test_the_kernel_connects_to_us_at_the_same_moment(host):
+    """RFC 9293 figure 7, with Linux at the other end: both SYNs are out before either arrives."""
+    h = host()
+    _listener, port = h.kernel_listens()
+    h.stack.connect(KERNELS, port, timeout=30).close(timeout=30)  # each has the other's MAC address
+    sock = h.kernel_socket()
+    sock.bind((KERNELS, 0))
+    sock.setblocking(False)
+    with h.tap.packet_socket() as spy:
+        spy.setblocking(False)
+        assert sock.connect_ex((OURS, 4000)) == errno.EINPROGRESS
+        with h.stack.connect(KERNELS, sock.getsockname()[1], local_port=4000, timeout=30) as c:
+            assert c.info().state is TcpState.ESTABLISHED
+            c.send(b"at once")
+            c.drain(timeout=30)
+            sock.settimeout(30)
+            assert sock.recv(100) == b"at once"
+            sock.send(b"likewise")
+            assert bytes(c.recv(timeout=30)) == b"likewise"
+        flags = []
+        with suppress(BlockingIOError):
+            while True:
+                packet = Ether(spy.recv(1 << 17))
+                if TCP in packet and packet[TCP].flags.S:
+                    flags.append((packet[IP].src, str(packet[TCP].flags)))
+    assert set(flags[:2]) == {(OURS, "S"), (KERNELS, "S")}
+    assert (KERNELS, "SA") in flags  # it has seen ours, which acknowledged nothing
 
 
 def test_nobody_there(host):

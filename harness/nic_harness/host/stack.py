@@ -87,6 +87,8 @@ class TcpState(enum.Enum):
     TIME_WAIT = lib.TCPS_TIME_WAIT
 
 
+#: The peer has not agreed yet; SYN_RECEIVED is seen by one that connects to us at the same moment.
+_OPENING = frozenset({TcpState.SYN_SENT, TcpState.SYN_RECEIVED})
 #: The peer has everything, our FIN included.
 _FINISHED = frozenset({TcpState.CLOSED, TcpState.FIN_WAIT_2, TcpState.TIME_WAIT})
 
@@ -448,9 +450,9 @@ class Stack(Closing):
             raise _tcp_error(code, "connect to", what)
         connection = Connection(self, out[0])
         try:
-            connection._wait(lambda i: i.state is not TcpState.SYN_SENT, timeout, "connect to")
+            connection._wait(lambda i: i.state not in _OPENING, timeout, "connect to")
             info = connection.info()
-            if info.state in (TcpState.CLOSED, TcpState.SYN_SENT):
+            if info.state is TcpState.CLOSED or info.state in _OPENING:
                 raise _tcp_error(info.error or errno.ECONNABORTED, "connect to", what)
         except WaitTimeoutError:
             connection.abort()
