@@ -58,6 +58,18 @@ class FrameReleasedError(ClosedError):
     default_remedy = "take what you need before release(), or keep a slice of the view"
 
 
+class ForkedError(HarnessError):
+    """Something was used in a forked child of the process that it belongs to."""
+
+    default_remedy = "make one of its own in this process"
+
+    @classmethod
+    def from_errno(cls, code: int, operation: str, object: str = "") -> Self:  # noqa: A002
+        """Make the error for a call that was refused because the arena is another process's."""
+        problem = "it belongs to the process that forked this one"
+        return cls(operation, object, problem, errno=abs(code))
+
+
 class BusyError(HarnessError):
     """Something cannot be closed or changed while parts of it are in use."""
 
@@ -316,6 +328,7 @@ _BY_ERRNO: dict[int, type[HarnessError]] = {
     _errno.EMSGSIZE: FrameSizeError,
     _errno.ENOMEM: ResourceError,
     _errno.EBUSY: BusyError,
+    _errno.EOWNERDEAD: ForkedError,
     _errno.EINVAL: ArgumentError,
     _errno.EINTR: SleepInterruptedError,
     _errno.EMFILE: ResourceError,

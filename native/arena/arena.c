@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "arena/arena.h"
 
+#include "base/process.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -33,6 +35,7 @@ static _Thread_local struct harness_misuse mine; /* the calling thread's last re
 static _Thread_local uint64_t mine_total;
 
 static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t watching = PTHREAD_ONCE_INIT;
 static uint32_t next_id = 1;
 
 static size_t
@@ -67,6 +70,32 @@ set_slots(const struct arena *a, struct arena *value)
 
     for (size_t i = first; i <= last; i++)
         arena_slots[i] = value;
+}
+
+static struct arena *parents; /* of a forked child; never given back */
+
+/* in_child() - whatever is there belongs to the parent: no address is in an arena of ours */
+static void
+in_child(void)
+{
+    for (size_t i = 0; i < ARENA_SLOTS; i++) {
+        struct arena *a = arena_slots[i];
+
+        if (a && !a->inherited) {
+            a->inherited = true;
+            a->next = parents;
+            parents = a;
+        }
+        arena_slots[i] = NULL;
+    }
+    arena_of_strays = NULL;
+}
+
+static void
+watch_forks(void)
+{
+    process_across_fork(&slots_lock);
+    pthread_atfork(NULL, NULL, in_child);
 }
 
 static int
@@ -117,11 +146,12 @@ arena_create(const struct arena_config *config, struct arena **out)
 
     if (a == NULL)
         return -ENOMEM;
+    pthread_once(&watching, watch_forks);
     a->config = *config;
     a->size = size;
     pthread_mutex_init(&a->lock, NULL);
     pthread_mutex_init(&a->stale_lock, NULL);
-    a->memfd = make_memfd();
+    a->memfd = process_own(make_memfd());
     if (a->memfd < 0) {
         int err = a->memfd;
 
@@ -163,7 +193,7 @@ fail:;
 
     if (a->base)
         munmap(a->base, a->size);
-    close(a->memfd);
+    process_close(a->memfd);
     pthread_mutex_destroy(&a->lock);
     free(a);
     return err;
@@ -179,7 +209,7 @@ arena_destroy(struct arena *a)
     set_slots(a, NULL);
     pthread_mutex_unlock(&slots_lock);
     munmap(a->base, a->size);
-    close(a->memfd);
+    process_close(a->memfd);
     while (a->runs) {
         struct arena_run *r = a->runs;
 
@@ -517,6 +547,11 @@ arena_report_stray(const void *addr, void *site)
 {
     struct arena *a = arena_at(addr);
 
+    /* Whatever is left of what a forked child inherited goes away without a word. */
+    for (const struct arena *p = a ? NULL : parents; p; p = p->next) {
+        if ((uintptr_t)addr - (uintptr_t)p->base < p->size)
+            return;
+    }
     if (a == NULL)
         a = atomic_load_explicit(&arena_of_strays, memory_order_acquire);
     if (a)

@@ -73,6 +73,8 @@ struct arena {
     uint8_t *region_base[REGION_COUNT];
     size_t region_size[REGION_COUNT];
 
+    bool inherited;     /* by a fork: it belongs to the parent, and this process leaves it alone */
+    struct arena *next; /* of those inherited */
     int memfd;
     uint32_t id;          /* never used twice in a process */
     pthread_mutex_t lock; /* growth, runs, reports: nothing that is hot */

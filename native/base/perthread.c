@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/process.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key; /* of the thread's first entry; never deleted */
@@ -22,10 +24,21 @@ end_thread(void *arg)
     perthread_unlock();
 }
 
+/* in_child() - the pools are the parent's: nothing is given back to them when this thread ends */
+static void
+in_child(void)
+{
+    for (struct perthread *own = pthread_getspecific(key); own; own = own->next)
+        own->owner = NULL;
+}
+
 static void
 make_key(void)
 {
     key_error = pthread_key_create(&key, end_thread);
+    process_across_fork(&lock);
+    if (!key_error)
+        pthread_atfork(NULL, NULL, in_child);
 }
 
 struct perthread *

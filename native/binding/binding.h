@@ -7,6 +7,7 @@
 #include <harness/inspect.h>
 #include "machine/machine.h"
 #include "device/capture.h"
+#include "base/process.h"
 #include "device/device.h"
 #include "device/faults.h"
 #include "device/steering.h"

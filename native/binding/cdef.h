@@ -5,6 +5,12 @@
 
 const char *harness_version(void);
 
+/* base/process.h */
+
+uint32_t process_forks(void);
+int process_own(int fd);
+void process_close(int fd);
+
 /* machine/machine.h, arena/, kva/, mbuf/ */
 
 struct machine_config {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "device/tap.h"
 #include "base/counter.h"
+#include "base/process.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -90,7 +91,7 @@ tap_init(struct tap *t, const struct device_ops *ops, const int *fds, unsigned n
         return -EINVAL;
     t->dev.ops = ops;
     for (unsigned i = 0; i < nqueues; i++) {
-        t->q[i].fd = tap_dup(fds[i]);
+        t->q[i].fd = process_own(tap_dup(fds[i]));
         if (t->q[i].fd < 0) {
             int err = t->q[i].fd;
 
@@ -107,7 +108,7 @@ tap_fini(struct tap *t)
 {
     tap_detach(&t->dev);
     for (unsigned i = 0; i < t->nqueues; i++)
-        close(t->q[i].fd);
+        process_close(t->q[i].fd);
     t->nqueues = 0;
 }
 

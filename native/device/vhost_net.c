@@ -20,6 +20,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "base/counter.h"
 #include "base/guard.h"
 #include "device/tap.h"
@@ -186,8 +187,7 @@ queue_close(struct vhost_queue *v)
     int *fd[] = {&v->news, &v->look, &v->fd};
 
     for (unsigned i = 0; i < 3; i++) {
-        if (*fd[i] >= 0)
-            close(*fd[i]);
+        process_close(*fd[i]);
         *fd[i] = -1;
     }
 }
@@ -232,7 +232,7 @@ queue_open(struct vhost_queue *v, const struct device_attach *at, unsigned queue
     v->ring[TX] = at->queue[queue].tx;
     v->failed = 0;
     v->looking = v->fault = false;
-    v->fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
+    v->fd = process_own(open("/dev/vhost-net", O_RDWR | O_CLOEXEC));
     if (v->fd < 0)
         return -errno;
     v->look = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);

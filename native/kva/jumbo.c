@@ -19,6 +19,21 @@ _Atomic(struct jumbo *) jumbo_newest;
 
 _Thread_local void *jumbo_free_site __attribute__((tls_model("initial-exec")));
 
+static pthread_once_t watching = PTHREAD_ONCE_INIT;
+
+/* in_child() - no address is in a pool of ours, as in arena.c */
+static void
+in_child(void)
+{
+    jumbo_newest = NULL;
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, in_child);
+}
+
 static _Thread_local struct depot_lookaside lookaside __attribute__((tls_model("initial-exec")));
 
 /* slot_kva() - address of a KVA slot */
@@ -108,6 +123,7 @@ jumbo_create(struct arena *a, size_t initial, size_t max_pages, struct jumbo **o
 
     if (j == NULL)
         return -ENOMEM;
+    pthread_once(&watching, watch_forks);
     j->arena = a;
     j->pages = a->pages;
     j->kva = a->region_base[REGION_JUMBO];
@@ -188,6 +204,8 @@ alloc_slow(struct jumbo *j)
 struct vm_page *
 jumbo_alloc(struct jumbo *j, void *site)
 {
+    if (__builtin_expect(j->arena->inherited, 0))
+        return NULL;
     struct vm_page *m = depot_get(&j->depot, &lookaside);
 
     if (__builtin_expect(m == NULL, 0)) {
@@ -291,6 +309,8 @@ free_held(struct jumbo *j, struct vm_page *m)
 int
 jumbo_free(struct jumbo *j, void *kva, void *site)
 {
+    if (__builtin_expect(j->arena->inherited, 0))
+        return -EOWNERDEAD;
     struct vm_page *m = jumbo_page_at(j, kva);
 
     if (__builtin_expect(m == NULL || ((uintptr_t)kva & PAGE_MASK), 0))
@@ -315,6 +335,8 @@ jumbo_free(struct jumbo *j, void *kva, void *site)
 int
 jumbo_flip(struct jumbo *j, struct vm_page *m, void *site)
 {
+    if (j->arena->inherited)
+        return -EOWNERDEAD;
     if (!arena_owns_page(j->arena, m) || m->slot == VM_PAGE_NOSLOT)
         return refuse(j, MISUSE_BAD_STATE, m, NULL, site, -EINVAL);
     enum vm_page_state state = vm_page_state(m);

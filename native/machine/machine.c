@@ -7,6 +7,21 @@
 
 _Atomic(struct machine *) machine_current_;
 
+static pthread_once_t watching = PTHREAD_ONCE_INIT;
+
+/* in_child() - calls without a context make a machine of the child's own */
+static void
+in_child(void)
+{
+    machine_current_ = NULL;
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, in_child);
+}
+
 int
 machine_create(const struct machine_config *config, struct machine **out)
 {
@@ -24,6 +39,7 @@ machine_create(const struct machine_config *config, struct machine **out)
 
     if (m == NULL)
         return -ENOMEM;
+    pthread_once(&watching, watch_forks);
 
     /* Physical memory: the receive pages, the mbufs, and rings: 64 MiB hold those of sixteen queues. */
     struct arena_config ac = {
@@ -99,6 +115,8 @@ machine_each_out(struct machine *m, out_fn *fn, void *arg)
 int
 machine_destroy(struct machine *m)
 {
+    if (m->arena->inherited)
+        return 0; /* a forked child: it is the parent's, which may be at work on it */
     int err = machine_idle(m);
 
     if (!err)

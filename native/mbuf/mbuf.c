@@ -131,6 +131,8 @@ take_slow(struct mbuf_zone *z)
 static inline struct mbuf *
 take(struct mbuf_zone *z, void *site)
 {
+    if (__builtin_expect(z->arena->inherited, 0))
+        return NULL;
     struct mbuf *m = depot_get(&z->depot, &lookaside);
 
     if (__builtin_expect(m == NULL, 0)) {

@@ -439,9 +439,18 @@ wait_fini(struct nic_queue *q)
         close(q->timer_fd);
 }
 
+/* is_parents() - in a forked child: the rings, and what is on them, are at work in the parent */
+static bool
+is_parents(const struct nic *n)
+{
+    return __builtin_expect(n->arena->inherited, 0);
+}
+
 int
 nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
 {
+    if (is_parents(n))
+        return -EOWNERDEAD;
     if (queue >= n->config.nqueues)
         return -EINVAL;
     struct nic_queue *q = &n->q[queue];
@@ -765,6 +774,8 @@ tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
 int
 nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
 {
+    if (is_parents(n))
+        return -EOWNERDEAD;
     if (queue >= n->config.nqueues)
         return -EINVAL;
     struct nic_queue *q = &n->q[queue];
@@ -783,6 +794,8 @@ nic_tx(struct nic *n, unsigned queue, struct mbuf *m)
 int
 nic_tx_flush(struct nic *n, unsigned queue)
 {
+    if (is_parents(n))
+        return -EOWNERDEAD;
     if (queue >= n->config.nqueues)
         return -EINVAL;
     struct nic_queue *q = &n->q[queue];
@@ -799,7 +812,7 @@ nic_tx_flush(struct nic *n, unsigned queue)
 void
 nic_tx_reap(struct nic *n, unsigned queue)
 {
-    if (queue < n->config.nqueues)
+    if (queue < n->config.nqueues && !is_parents(n))
         reap(&n->q[queue]);
 }
 
@@ -975,6 +988,8 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
 int
 nic_detach(struct nic *n)
 {
+    if (is_parents(n))
+        return 0;
     destroy(n);
     return 0;
 }
@@ -1010,6 +1025,8 @@ nic_queue_error(const struct nic *n, unsigned queue)
 int
 nic_check(struct nic *n)
 {
+    if (is_parents(n))
+        return -EOWNERDEAD;
     for (unsigned i = 0; i < n->config.nqueues; i++) {
         struct nic_queue *q = &n->q[i];
         unsigned posted = 0;

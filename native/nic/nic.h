@@ -86,7 +86,8 @@ int nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d,
 /*
  * nic_detach() - stop the device and give every page and chain back; the NIC is gone afterwards
  *
- * Frames already passed up stay with their consumers.
+ * Frames already passed up stay with their consumers. In a forked child it does nothing: the NIC is the
+ * parent's, and so it is for the calls below, which return -EOWNERDEAD there.
  */
 int nic_detach(struct nic *n);
 

@@ -9,6 +9,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/process.h"
+
 /* Headers may be older than the kernel. */
 #ifndef IORING_SETUP_SUBMIT_ALL
 #define IORING_SETUP_SUBMIT_ALL (1u << 7) /* Linux 5.18 */
@@ -69,14 +71,14 @@ int
 uring_create(uint32_t entries, uint32_t cq_entries, unsigned flags, struct uring *out)
 {
     struct io_uring_params p;
-    struct uring u = {.fd = setup(entries, cq_entries, flags, &p)};
+    struct uring u = {.fd = process_own(setup(entries, cq_entries, flags, &p))};
     int err;
 
     *out = (struct uring){.fd = -1};
     if (u.fd < 0)
         return u.fd;
     if ((p.features & NEEDED) != NEEDED) {
-        close(u.fd);
+        process_close(u.fd);
         return -ENOSYS;
     }
     u.setup_flags = p.flags;
@@ -91,7 +93,7 @@ uring_create(uint32_t entries, uint32_t cq_entries, unsigned flags, struct uring
                    IORING_OFF_SQ_RING);
     if (u.rings == MAP_FAILED) {
         err = -errno;
-        close(u.fd);
+        process_close(u.fd);
         return err;
     }
     u.sqe = mmap(NULL, u.sqe_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u.fd,
@@ -99,9 +101,13 @@ uring_create(uint32_t entries, uint32_t cq_entries, unsigned flags, struct uring
     if (u.sqe == MAP_FAILED) {
         err = -errno;
         munmap(u.rings, u.rings_bytes);
-        close(u.fd);
+        process_close(u.fd);
         return err;
     }
+    /* The rings are one for both: a forked child has no business in them. */
+    madvise(u.rings, u.rings_bytes, MADV_DONTFORK);
+    madvise(u.sqe, u.sqe_bytes, MADV_DONTFORK);
+
     char *base = u.rings;
 
     u.sq_khead = (uint32_t *)(void *)(base + p.sq_off.head);
@@ -131,7 +137,7 @@ uring_destroy(struct uring *u)
         return;
     munmap(u->sqe, u->sqe_bytes);
     munmap(u->rings, u->rings_bytes);
-    close(u->fd);
+    process_close(u->fd);
     *u = (struct uring){.fd = -1};
 }
 

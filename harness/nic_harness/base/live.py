@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from types import TracebackType
 from typing import Protocol, Self
 from weakref import WeakKeyDictionary
 
 from nic_harness.base import site as _site
+from nic_harness.base.owner import Owner, this_process
 
 
 class Resource(Protocol):
@@ -44,19 +46,35 @@ class Closing:
         self.close()
 
 
-_live: WeakKeyDictionary[Resource, int] = WeakKeyDictionary()
+_live: WeakKeyDictionary[Resource, tuple[int, Owner]] = WeakKeyDictionary()
+_watching = False
 
 
 def track(resource: Resource) -> None:
-    """Remember a resource for as long as it exists, and the line of the caller that made it."""
-    _live[resource] = _site.number(_site.caller())
+    """Remember a resource for as long as it exists, and the line of the caller that made it.
+
+    Its `_forked()`, if it has one, is called in each forked child, before anything else there: to
+    make the locks anew, which threads that are not there may hold, and to close what the child
+    shall not keep.
+    """
+    global _watching
+    if not _watching:
+        _watching = True
+        os.register_at_fork(after_in_child=_forked)
+    _live[resource] = _site.number(_site.caller()), this_process()
+
+
+def _forked() -> None:
+    for resource in list(_live):
+        getattr(resource, "_forked", int)()
 
 
 def open_resources() -> list[Resource]:
-    """List every Namespace, Tap, Arena, Nic and Stack that is open."""
-    return [resource for resource in list(_live) if not resource.closed]
+    """List every Namespace, Tap, Arena, Nic and Stack of this process that is open."""
+    owned = [resource for resource, (_, owner) in list(_live.items()) if owner.here]
+    return [resource for resource in owned if not resource.closed]
 
 
 def made_at(resource: Resource) -> str:
     """Name the line that made a resource: "file.py:12"."""
-    return _site.name(_live[resource])
+    return _site.name(_live[resource][0])

@@ -7,15 +7,28 @@ from abc import abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
+from nic_harness.base.owner import Owner, this_process
 from nic_harness.errors import BusyError, ClosedError
 
 __all__ = ["Collected", "Owned", "gone"]
 
 
 class Owned:
-    """A handle on something of C's; use as a context manager: leaving it gives the thing back."""
+    """A handle on something of C's; use as a context manager: leaving it gives the thing back.
+
+    In a forked child the thing is the parent's: it is not given back there, and a use is refused.
+    A class with slots has one for `_process`.
+    """
 
     __slots__ = ()
+
+    _process: Owner
+
+    def __new__(cls, *_arguments: Any, **_named: Any) -> Self:
+        """Remember whose it is."""
+        self = super().__new__(cls)
+        self._process = this_process()  # type: ignore[misc] # the subclass has the slot
+        return self
 
     @property
     @abstractmethod
@@ -36,7 +49,7 @@ class Owned:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self.owned:
+            if self.owned and self._process.here:
                 self._give_back()
         except BusyError:
             # What is raised already says more than that a view is still referred to.
@@ -48,7 +61,9 @@ class Owned:
 
         Raises:
             ClosedError: it was given back, and may be another's by now.
+            ForkedError: it belongs to the process that forked this one.
         """
+        self._process.check("use", f"a {type(self).__name__}")
         if not self.owned:
             raise gone(self)
         return thing
@@ -65,7 +80,7 @@ class Collected(Owned):
 
     def __del__(self) -> None:
         # Nothing is owned by one whose __init__ failed.
-        if getattr(self, "owned", False):
+        if getattr(self, "owned", False) and self._process.here:
             leak = self._leak()
             self._give_back()
             # A warning that is raised keeps this frame, and with it a handle whose arena may be

@@ -8,6 +8,7 @@ import os
 import select
 import threading
 
+from nic_harness.base.owner import close_owned, own, this_process
 from nic_harness.errors import ResourceError
 
 __all__ = ["Waiter"]
@@ -92,20 +93,19 @@ class Waiter:
 class _Bell:
     """An eventfd, closed with its last reference."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_process", "fd")
 
     def __init__(self) -> None:
         self.fd = -1
+        self._process = this_process()
         try:
-            self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.fd = own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         except OSError as e:
-            raise ResourceError(
-                "make", "an eventfd to sleep on", remedy="raise ulimit -n", errno=e.errno
-            ) from None
+            raise ResourceError.from_errno(e.errno or 0, "make", "an eventfd to sleep on") from None
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        if self.fd >= 0 and self._process.here:
+            close_owned(self.fd)
 
     def ring(self) -> None:
         os.eventfd_write(self.fd, 1)

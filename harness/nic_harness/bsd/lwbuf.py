@@ -37,7 +37,7 @@ class Lwbuf(Collected):
         page: the page it maps.
     """
 
-    __slots__ = ("__weakref__", "_lwb", "_machine", "_own", "_views", "page")
+    __slots__ = ("__weakref__", "_lwb", "_machine", "_own", "_process", "_views", "page")
 
     def __init__(self, lwb: Any, own: Any, page: Page) -> None:
         self._lwb: Any = lwb

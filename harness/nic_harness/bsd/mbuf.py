@@ -202,7 +202,7 @@ class Mbuf(Owned):
     Use as a context manager to free the chain at the end, if it is this handle's still.
     """
 
-    __slots__ = ("__weakref__", "_m", "_machine", "_views")
+    __slots__ = ("__weakref__", "_m", "_machine", "_process", "_views")
 
     def __init__(self, m: Any, machine: Any) -> None:
         self._machine = machine

@@ -53,7 +53,7 @@ class Buf(Collected):
         pfreecnt: the counter that it was taken with.
     """
 
-    __slots__ = ("__weakref__", "_bp", "_machine", "_views", "pfreecnt")
+    __slots__ = ("__weakref__", "_bp", "_machine", "_process", "_views", "pfreecnt")
 
     def __init__(self, bp: Any, pfreecnt: Pfreecnt | None, machine: Any) -> None:
         self._bp: Any = bp

@@ -32,7 +32,7 @@ class QuickMapping(Owned):
         page: the page it maps.
     """
 
-    __slots__ = ("_kva", "_machine", "_views", "page")
+    __slots__ = ("_kva", "_machine", "_process", "_views", "page")
 
     def __init__(self, kva: int, page: Page) -> None:
         self._kva = kva

@@ -180,7 +180,7 @@ class SfBuf(Collected):
         page: the page it maps.
     """
 
-    __slots__ = ("__weakref__", "_machine", "_sf", "page")
+    __slots__ = ("__weakref__", "_machine", "_process", "_sf", "page")
 
     def __init__(self, sf: Any, page: Page) -> None:
         self._sf: Any = sf

@@ -206,7 +206,10 @@ class Page:
 class OwnedPage(Collected, Page):
     """A page that was taken once and is given back once."""
 
-    __slots__ = ("owned",)
+    __slots__ = (
+        "_process",
+        "owned",
+    )
 
     owned: bool
 

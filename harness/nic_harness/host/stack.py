@@ -21,6 +21,7 @@ from typing import IO, Any, Self, TypeAlias, TypeVar
 from nic_harness._native import ffi, lib
 from nic_harness.base import site as _site
 from nic_harness.base.live import Closing, track
+from nic_harness.base.owner import this_process
 from nic_harness.base.waiter import Waiter
 from nic_harness.errors import (
     ArgumentError,
@@ -211,6 +212,7 @@ class Stack(Closing):
         seed: int = 0,
     ) -> None:
         self._inet: Any = None
+        self._owner = this_process()
         self._lock = threading.RLock()
         self._waiter = Waiter()
         ours = nic.tap.nic_address if address is None else _interface(address)
@@ -257,8 +259,16 @@ class Stack(Closing):
         return self._inet is None
 
     def close(self) -> None:
-        """Abort what connections there are and give the queue back; again has no effect."""
+        """Abort what connections there are and give the queue back; again has no effect.
+
+        In a forked child nothing happens to them: they are the parent's.
+        """
         if self._inet is None:
+            return
+        if not self._owner.here:
+            # The parent's; without the lock, which a thread of it may hold.
+            self._inet = self._turn.inet = None
+            self._left.clear()
             return
         self._waiter.close()
         with self._lock:
@@ -268,7 +278,12 @@ class Stack(Closing):
             lib.inet_destroy(inet)
             del self.nic._users[self.queue]
 
+    def _forked(self) -> None:
+        self._lock = threading.RLock()
+        self._turn.inet = None
+
     def _alive(self, operation: str) -> Any:
+        self._owner.check(operation, "stack")
         if self._inet is None or self._waiter.closing:
             raise ClosedError(operation, "stack", "it is closed")
         return self._inet
@@ -552,12 +567,16 @@ class _Endpoint:
 
     def _conn(self, operation: str) -> Any:
         """Return the struct tcp_conn; call with the stack's lock held."""
+        self.stack._owner.check(operation, "connection")
         if self.closed:
             raise ClosedError(operation, repr(self), "it is closed")
         return self._handle
 
     def close(self) -> None:
         """Let go of it; again has no effect."""
+        if not self.stack._owner.here:
+            self._handle = None  # a forked child: it is the parent's
+            return
         with self.stack._lock, self.stack._turn:
             if not self.closed:
                 lib.tcp_close(self._handle)
@@ -565,6 +584,9 @@ class _Endpoint:
 
     def abort(self) -> None:
         """Send RST where there is a peer, and forget everything; again has no effect."""
+        if not self.stack._owner.here:
+            self._handle = None
+            return
         with self.stack._lock, self.stack._turn:
             if not self.closed:
                 lib.tcp_abort(self._handle)
@@ -608,6 +630,8 @@ class Connection(_Endpoint):
     def __repr__(self) -> str:
         if self.closed:
             return f"<Connection to {self.peer[0]}:{self.peer[1]} closed>"
+        if not self.stack._owner.here:
+            return f"<Connection to {self.peer[0]}:{self.peer[1]} of another process>"
         return f"<Connection to {self.peer[0]}:{self.peer[1]} {self.info().state.name}>"
 
     def _what(self) -> str:
@@ -907,7 +931,7 @@ class Connection(_Endpoint):
                     raise self._sendfile_error(code, fd, name)
         finally:
             with self.stack._lock, self.stack._turn:
-                if not self.stack.nic.closed:
+                if not self.stack.nic.closed and self.stack._owner.here:
                     lib.sendfile_end(transfer)
 
     def _sendfile_error(self, code: int, fd: int, name: str) -> HarnessError:
@@ -959,7 +983,7 @@ class Connection(_Endpoint):
             TcpResetError, TcpTimeoutError, TcpAbortedError: it broke before the peer had all of it.
             FileError: as drain().
         """
-        if self.closed:
+        if self.closed or not self.stack._owner.here:
             self._handle = None
             return
         try:

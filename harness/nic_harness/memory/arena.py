@@ -15,6 +15,7 @@ from nic_harness._native import ffi, lib
 from nic_harness.base import site as _site
 from nic_harness.base.live import track
 from nic_harness.base.misuse import Misuse
+from nic_harness.base.owner import this_process
 from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, error_from_errno
 
 __all__ = ["Arena", "ArenaStats"]
@@ -97,7 +98,8 @@ _arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
 
 def open_arenas() -> list[Arena]:
     """List the arenas that are open, the oldest first."""
-    return sorted((a for a in list(_arenas.values()) if not a.closed), key=lambda a: a.id)
+    ours = (a for a in list(_arenas.values()) if not a.closed and a._owner.here)
+    return sorted(ours, key=lambda a: a.id)
 
 
 def current(arena: Arena | None = None) -> Arena:
@@ -105,6 +107,7 @@ def current(arena: Arena | None = None) -> Arena:
 
     Raises:
         ClosedError: there is none, or the one given is closed.
+        ForkedError: the one given belongs to the process that forked this one.
     """
     if arena is None:
         arena = _arenas.get(int(ffi.cast("uintptr_t", lib.machine_current())))
@@ -161,6 +164,7 @@ class Arena:
                 "strict": strict,
             },
         )
+        self._owner = this_process()
         out = ffi.new("struct machine **")
         code = lib.machine_create(config, out)
         if code:
@@ -200,6 +204,8 @@ class Arena:
     def __repr__(self) -> str:
         if self.closed:
             return "<Arena closed>"
+        if not self._owner.here:
+            return f"<Arena of process {self._owner.pid}>"
         s = self.stats()
         return f"<Arena pages={s.pages_in_use}/{s.pages_total} in use>"
 
@@ -218,17 +224,18 @@ class Arena:
         """The `struct machine *`, for calls into nic_harness._native."""
         if self._machine is None:
             raise ClosedError("use", "arena", "it is closed")
+        self._owner.check("use", "arena")
         return self._machine
 
     def close(self) -> None:
-        """Give the memory back; again has no effect.
+        """Give the memory back; again has no effect. In a forked child the parent keeps it.
 
         Raises:
             ArenaBusyError: a page, mapping or mbuf is in use; nothing is changed.
         """
         if self._machine is None:
             return
-        if lib.machine_idle(self._machine):
+        if self._owner.here and lib.machine_idle(self._machine):
             raise ArenaBusyError(
                 "close",
                 "arena",
@@ -241,9 +248,10 @@ class Arena:
         """Leave the rest to the frames that are still out; the last one takes the arena along."""
         if self._machine is not None:
             del _arenas[int(ffi.cast("uintptr_t", self._machine))]
-            _resign(self._machine)
-            if self._control:
-                self._leave_control()
+            if self._owner.here:
+                _resign(self._machine)
+                if self._control:
+                    self._leave_control()
             del self._free_chain
             self._machine = None
 

@@ -79,7 +79,7 @@ class Capture:
         if isinstance(file, str | os.PathLike):
             self.name = os.fspath(file)
             try:
-                self._file: BinaryIO = Path(file).open("wb")  # noqa: SIM115 - until close()
+                self._file: BinaryIO = Path(file).open("wb", buffering=0)  # noqa: SIM115 - until close()
             except OSError as e:
                 raise FileError(
                     "write", self.name, remedy="name another file", errno=e.errno
@@ -166,7 +166,10 @@ class Capture:
         # What is kept is still taken from the device after a failure: it goes nowhere.
         if self._failed is None:
             try:
-                self._file.write(data)
+                # A file of ours has no buffer, which a forked child would write at its end too.
+                left = memoryview(data)
+                while left:
+                    left = left[self._file.write(left) or len(left) :]
             except (OSError, ValueError) as e:
                 self._failed = e
 

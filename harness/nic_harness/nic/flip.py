@@ -111,6 +111,9 @@ class UserArea(Collected):
         Raises:
             BusyError: a view of it is in use.
         """
+        if not self._process.here:
+            self._area = None
+            return
         with self._lock:
             if self._area is None:
                 return
@@ -123,6 +126,9 @@ class UserArea(Collected):
 
     def _give_back(self) -> None:
         self.close()
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
 
     def view(self, offset: int = 0, length: int | None = None) -> memoryview:
         """Return bytes where they lie, writable. A view shows what is received there later, too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from nic_harness._native import ffi, lib
 from nic_harness.base.aio import Sleepers
 from nic_harness.base.live import Closing, track
+from nic_harness.base.owner import this_process
 from nic_harness.base.waiter import Waiter
 from nic_harness.bsd.mbuf import Deferred
 from nic_harness.errors import (
@@ -112,6 +114,7 @@ class Nic(Closing):
         capture: Capture | None = None,
     ) -> None:
         self._nic: Any = None
+        self._owner = this_process()
         self._closing = False
         self._receivers: set[Receiver] = set()
         self._sleepers = Sleepers()
@@ -242,6 +245,7 @@ class Nic(Closing):
                 mtu=mtu,
                 free=self.arena._free_chain,
                 waiter=self._waiter,
+                owner=self._owner,
             )
             for i in range(queues)
         ]
@@ -279,7 +283,10 @@ class Nic(Closing):
         return device
 
     def __repr__(self) -> str:
-        return "<Nic closed>" if self.closed else f"<Nic {self.attached}>"
+        if self.closed:
+            return "<Nic closed>"
+        whose = "" if self._owner.here else f", of process {self._owner.pid}"
+        return f"<Nic {self.attached}{whose}>"
 
     def __str__(self) -> str:
         return "closed" if self.closed else str(self.attached)
@@ -304,12 +311,14 @@ class Nic(Closing):
         """The `struct nic *`, for calls into nic_harness._native."""
         if self._nic is None:
             raise ClosedError("use", "NIC", "it is closed")
+        self._owner.check("use", "NIC")
         return self._nic
 
     def close(self) -> None:
         """Stop the device and give every page and frame on the rings back; again has no effect.
 
-        Threads that wait in recv() get a ClosedError. Frames that were passed up stay good.
+        Threads that wait in recv() get a ClosedError. Frames that were passed up stay good. In a
+        forked child nothing happens to the NIC, which is the parent's.
 
         Raises:
             FileError: a capture could not be written whole; the NIC is closed nevertheless.
@@ -317,6 +326,9 @@ class Nic(Closing):
                 what a free routine raised; the NIC is closed nevertheless.
         """
         failed: BaseException | None = None
+        if not self._owner.here:
+            self._let_go()
+            return
         if self._nic is not None:
             self._closing = True
             for user in list(self._users.values()):
@@ -353,6 +365,19 @@ class Nic(Closing):
                 raise failed
             finally:
                 del failed  # its traceback has this frame: a circle
+
+    def _forked(self) -> None:
+        for q in self._queues:
+            q.lock = threading.Lock()
+
+    def _let_go(self) -> None:
+        """Forget it, in a forked child."""
+        if self._nic is not None:
+            for q in self._queues:
+                q.close()
+            self._nic = self._faults = self._capture = None
+        if self._owns_arena and not self.arena.closed:
+            self.arena._let_go()
 
     def _lost_before(self) -> int:
         """Frames that were dropped on their way to us, before a capture could see them."""
@@ -514,6 +539,7 @@ class Nic(Closing):
     def _queue(self, queue: int) -> QueuePair:
         if self._nic is None:
             raise ClosedError("use", "NIC", "it is closed")
+        self._owner.check("use", "NIC")
         if not 0 <= queue < len(self._queues):
             raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
         if queue in self._users:
@@ -742,6 +768,7 @@ class Nic(Closing):
         Raises:
             ClosedError: the NIC is closed.
         """
+        self._owner.check("use", "NIC")
         with contextlib.ExitStack() as stack:
             for q in self._queues:
                 stack.enter_context(q.lock)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from nic_harness._native import ffi, lib
 from nic_harness.base import site as _site
+from nic_harness.base.owner import Owner
 from nic_harness.base.waiter import Waiter
 from nic_harness.bsd.mbuf import Deferred, Mbuf
 from nic_harness.errors import (
@@ -51,6 +52,7 @@ class QueuePair:
         "_frames",
         "_free",
         "_mtu",
+        "_owner",
         "_taken",
         "_tx",
         "_waiter",
@@ -72,6 +74,7 @@ class QueuePair:
         mtu: int,
         free: Any,
         waiter: Waiter,
+        owner: Owner,
     ) -> None:
         self.nic = nic
         self.index = index
@@ -82,6 +85,7 @@ class QueuePair:
         self._mtu = mtu
         self._free = free
         self._waiter = waiter
+        self._owner = owner
         self._frames = ffi.new("struct frame[]", BURST)
         self._tx = ffi.new("struct frame_tx[]", BURST)
         self._taken = ffi.new("unsigned *")
@@ -102,6 +106,7 @@ class QueuePair:
             most: frames at most.
             site: what their pages' records name as the place; None: the caller of the library.
         """
+        self._owner.check("receive from", self.interface)
         frames: list[Frame] = []
         free = self._free
         try:
@@ -138,6 +143,7 @@ class QueuePair:
 
     def harvest_into(self, frames: Any, most: int) -> tuple[int, bool]:
         """Take what is there into a struct frame[]: how many, and whether the interface is down."""
+        self._owner.check("receive from", self.interface)
         have = 0
         try:
             with Deferred(), self.lock:
@@ -175,6 +181,7 @@ class QueuePair:
         Raises:
             As Nic.send_many(); the frames before the one concerned were sent.
         """
+        self._owner.check("send on", self.interface)
         with Deferred(), self.lock:
             self._open("send on")
             held: list[Any] = []
@@ -204,6 +211,7 @@ class QueuePair:
         Raises:
             RingError, DeviceGoneError, ClosedError: there will be none.
         """
+        self._owner.check("send on", self.interface)
         with Deferred(), self.lock:
             self._open("send on")
             code = lib.nic_tx_flush(self.nic, self.index)

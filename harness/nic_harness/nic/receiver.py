@@ -102,6 +102,8 @@ class Receiver:
         Raises:
             BaseException: what had ended it before, unless that was raised already.
         """
+        if not self._nic._owner.here:
+            return  # a forked child has no such thread
         with self._stop_lock:
             if not self._waiter.closing:
                 self._waiter.close()

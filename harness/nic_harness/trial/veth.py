@@ -68,6 +68,8 @@ class VethReceiver(Receiver):
         if self._far >= 0:
             os.close(self._far)
             self._far = -1
+        if not self._namespace._owner.here:
+            return
         # The kernel removes the pair with the far namespace, but takes its time.
         try:
             self._namespace.delete_link(self.near)

@@ -17,6 +17,8 @@ import socket
 import struct
 import weakref
 
+from nic_harness.base.descriptors import descriptors_for
+from nic_harness.base.owner import own, this_process
 from nic_harness.errors import ArgumentError, LinkError, TunMissingError, TunPermissionError
 from nic_harness.wire.holder import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF
 from nic_harness.wire.rtnl import LinkInfo, Rtnl
@@ -50,13 +52,16 @@ class ExistingTap(Tap):
         except ValueError as e:
             raise ArgumentError("attach to TAP", name, str(e)) from None
         self.nic_mac = nic_mac or "02:" + secrets.token_bytes(5).hex(":")
+        self._owner = this_process()
         self._owns_namespace = False
         self.mac = self._link("attach to TAP").mac
-        self.fds = (_open_queue(name),)
-        self._close_fds = weakref.finalize(self, _close_all, self.fds, os.getpid())
+        self.fds = (own(_open_queue(name)),)
+        self._close_fds = weakref.finalize(self, _close_all, self.fds, self._owner)
 
     def _link(self, operation: str) -> LinkInfo:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        with descriptors_for(operation, self.name):
+            netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        with netlink as sock:
             try:
                 return Rtnl(sock).link(self.name)
             except LinkError as e:
@@ -76,7 +81,8 @@ def _open_queue(name: str) -> int:
         errno.EINVAL: "name a TAP of one queue, made by ip tuntap add ... mode tap",
     }
     try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        with descriptors_for("open", "/dev/net/tun"):
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         kind = TunPermissionError if e.errno in (errno.EACCES, errno.EPERM) else TunMissingError
         raise kind("open", "/dev/net/tun", errno=e.errno) from e

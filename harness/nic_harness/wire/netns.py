@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 from nic_harness.base.descriptors import above_stdio, descriptors_for, is_inherited
 from nic_harness.base.live import Closing, track
+from nic_harness.base.owner import Owner, close_owned, own, this_process
 from nic_harness.errors import (
     ClosedError,
     CommandError,
@@ -78,13 +79,14 @@ class Namespace(Closing):
     rootless: bool
 
     def __init__(self, *, ipv6: bool = False, join: str | Path | None = None) -> None:
+        self._owner = this_process()
         self._lock = threading.Lock()
         self._number = 0  # of the last request
         self._stop: weakref.finalize[Any, Any] | None = None
         with _making():
             self._control, holder = _start_holder([] if join is None else [str(join)])
         # Also runs when the interpreter ends.
-        self._stop = weakref.finalize(self, _end_holder, self._control, holder, os.getpid())
+        self._stop = weakref.finalize(self, _end_holder, self._control, holder, self._owner)
         try:
             try:
                 _, reply, _ = _holder.receive(self._control)
@@ -104,7 +106,7 @@ class Namespace(Closing):
                 if not ipv6:
                     for which in ("all", "default"):
                         self._disable_ipv6(which)
-                self._links.set_link("lo", up=True)
+                self.set_link("lo", up=True)
         except BaseException:
             self.close()
             raise
@@ -112,10 +114,11 @@ class Namespace(Closing):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "rootless" if self.rootless else "root"
+        state += "" if self._owner.here else f" of process {self._owner.pid}"
         return f"<Namespace {state}>"
 
     def __del__(self) -> None:
-        if self._stop is not None and self._stop.alive:
+        if self._stop is not None and self._stop.alive and self._owner.here:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
@@ -135,12 +138,19 @@ class Namespace(Closing):
         if self._stop is not None:
             self._stop()
 
+    def _forked(self) -> None:
+        """Close the copies that keep the namespace; numbers of sockets are still theirs here."""
+        self._lock = threading.Lock()
+        self._control.close()
+        self._netlink.close()
+
     def _request(
         self, do: str, fds: Sequence[int] = (), **args: Any
     ) -> tuple[dict[str, Any], list[int]]:
         """Ask the holder; the reply and the descriptors that came with it."""
         if self.closed:
             raise ClosedError(do, "network namespace", "it is closed")
+        self._owner.check(do, "network namespace")
         with self._lock:
             self._number += 1
             number = self._number
@@ -238,16 +248,19 @@ class Namespace(Closing):
 
     # Links
 
-    @property
-    def _links(self) -> Rtnl:
-        if self.closed:
-            raise ClosedError("configure", "network namespace", "it is closed")
-        return self._rtnl
+    @contextlib.contextmanager
+    def _links(self) -> Iterator[Rtnl]:
+        """Ask the kernel about interfaces, one thread at a time."""
+        self._owner.check("configure", "network namespace")
+        with self._lock:
+            if self.closed:
+                raise ClosedError("configure", "network namespace", "it is closed")
+            yield self._rtnl
 
     def link(self, name: str) -> LinkInfo:
         """Look up an interface: its MTU and limits, MAC, state and statistics."""
-        with self._lock:
-            return self._links.link(name)
+        with self._links() as links:
+            return links.link(name)
 
     def set_link(
         self,
@@ -267,28 +280,28 @@ class Namespace(Closing):
             mac: colon-separated.
             txqueuelen: frames; for a TAP, the room of the queue towards the NIC.
         """
-        with self._lock:
-            self._links.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
+        with self._links() as links:
+            links.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
 
     def delete_link(self, name: str) -> None:
         """Remove an interface."""
-        with self._lock:
-            self._links.delete_link(name)
+        with self._links() as links:
+            links.delete_link(name)
 
     def add_address(self, name: str, address: str) -> None:
         """Give an interface an address, "192.0.2.1/24" or "2001:db8::1/64"."""
-        with self._lock:
-            self._links.add_address(name, ipaddress.ip_interface(address))
+        with self._links() as links:
+            links.add_address(name, ipaddress.ip_interface(address))
 
     def add_neighbour(self, name: str, address: str, mac: str) -> None:
         """Make a permanent neighbour entry: no ARP or neighbour discovery for it."""
-        with self._lock:
-            self._links.add_neighbour(name, ipaddress.ip_address(address), mac)
+        with self._links() as links:
+            links.add_neighbour(name, ipaddress.ip_address(address), mac)
 
     def add_default_route(self, name: str, gateway: str) -> None:
         """Send what has no other route to a gateway on an interface."""
-        with self._lock:
-            self._links.add_route(name, ipaddress.ip_address(gateway))
+        with self._links() as links:
+            links.add_route(name, ipaddress.ip_address(gateway))
 
     def iproute(self) -> IPRoute:
         """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use."""
@@ -454,12 +467,13 @@ class Process:
         self, args: list[str], pidfd: int, status: int, ends: Sequence[int | None], text: bool
     ) -> None:
         self.args = args
-        self._pidfd = pidfd
+        self._pidfd = own(pidfd)
         self._status = socket.socket(fileno=status)
         self._status.settimeout(None)
         self._text = text
         self.returncode: int | None = None
-        self._fds = weakref.finalize(self, _let_go_of, pidfd, self._status)
+        self._owner = this_process()
+        self._fds = weakref.finalize(self, _let_go_of, pidfd, self._status, self._owner)
         try:
             with descriptors_for("start", args[0]):
                 self.pid = _pid_of(pidfd)
@@ -486,10 +500,11 @@ class Process:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the pipes and end it: nothing outlives the block."""
-        if self.poll() is None:
-            self.kill()
-        self.wait()
+        """Close the pipes and end it: nothing outlives the block, but in a forked child."""
+        if self._owner.here:
+            if self.poll() is None:
+                self.kill()
+            self.wait()
         for pipe in (self.stdin, self.stdout, self.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -514,6 +529,7 @@ class Process:
 
     def _collect(self, timeout: float | None) -> int | None:
         if self.returncode is None:
+            self._owner.check("wait for", self.args[0])
             poll = select.poll()
             poll.register(self._status, select.POLLIN)
             if poll.poll(None if timeout is None else max(0, timeout * 1000)):
@@ -597,8 +613,9 @@ class Process:
         return out[0], out[1]
 
 
-def _let_go_of(pidfd: int, status: socket.socket) -> None:
-    os.close(pidfd)
+def _let_go_of(pidfd: int, status: socket.socket, owner: Owner) -> None:
+    if owner.here:
+        close_owned(pidfd)
     status.close()
 
 
@@ -690,9 +707,9 @@ def _pid_of(pidfd: int) -> int:
     return -1
 
 
-def _end_holder(control: socket.socket, holder: subprocess.Popen[bytes], owner: int) -> None:
+def _end_holder(control: socket.socket, holder: subprocess.Popen[bytes], owner: Owner) -> None:
     """End the holder and reap it; in a forked child, only let go of the socket."""
-    if os.getpid() != owner:
+    if not owner.here:
         control.close()
         holder.returncode = 0  # somebody else's child: no warning about it here
         return

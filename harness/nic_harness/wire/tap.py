@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import weakref
 from typing import Any
 
 from nic_harness._native import lib
 from nic_harness.base.live import Closing, track
+from nic_harness.base.owner import Owner, close_owned, own, this_process
 from nic_harness.errors import (
     ArgumentError,
     ClosedError,
@@ -51,7 +51,8 @@ class Tap(Closing):
     Attributes:
         namespace: where the kernel's side lives.
         name: of the interface.
-        fds: descriptor of each queue, non-blocking; they stay the Tap's.
+        fds: descriptor of each queue, non-blocking; they stay the Tap's. A forked child has none of
+            them, so that the interface goes with the Tap.
 
     Raises:
         MtuError: the kernel does not allow that MTU.
@@ -87,12 +88,13 @@ class Tap(Closing):
         self.mac = mac
         self.nic_mac = nic_mac
         self.fds: tuple[int, ...] = ()
+        self._owner = this_process()
         self._owns_namespace = namespace is None
         self.namespace = Namespace(ipv6=ipv6) if namespace is None else namespace
         try:
             self.name, fds = self.namespace.open_tap(name, queues=queues)
-            self.fds = tuple(fds)
-            self._close_fds = weakref.finalize(self, _close_all, self.fds, os.getpid())
+            self.fds = tuple(map(own, fds))
+            self._close_fds = weakref.finalize(self, _close_all, self.fds, self._owner)
             info = self.namespace.link(self.name)
             # The kernel's own limits: they differ between kernels and kinds of interface.
             if not info.min_mtu <= mtu <= info.max_mtu:
@@ -135,6 +137,7 @@ class Tap(Closing):
     def _open(self, operation: str) -> None:
         if self.closed:
             raise ClosedError(operation, getattr(self, "name", "TAP"), "the TAP is closed")
+        self._owner.check(operation, self.name)
 
     def link(self) -> LinkInfo:
         """Look at the kernel's side: MTU, state, statistics."""
@@ -229,9 +232,7 @@ def _checked_interface(
     return parsed
 
 
-def _close_all(fds: tuple[int, ...], owner: int) -> None:
-    # In a forked child the numbers are copies of its own: closing them there is right, too, but
-    # the child may have closed and reused them already.
-    if os.getpid() == owner:
+def _close_all(fds: tuple[int, ...], owner: Owner) -> None:
+    if owner.here:
         for fd in fds:
-            os.close(fd)
+            close_owned(fd)
