@@ -48,6 +48,10 @@ class HarnessError(Exception):
         return cls(operation, object, errno=abs(code))
 
 
+class HarnessWarning(RuntimeWarning):
+    """Something that was asked for is not possible here, and was done without, or otherwise."""
+
+
 class ClosedError(HarnessError):
     """Something was used after its close()."""
 

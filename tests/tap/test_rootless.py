@@ -197,3 +197,49 @@ def test_the_command_without_namespaces(run):
     assert done.returncode == 1
     assert done.stderr.startswith("harness: make user namespace: Operation not permitted; run as ")
     assert done.stderr.count("\n") == 1
+
+
+READ_ONLY = f"{ANYBODY} && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+
+QUIET = """
+import time, warnings
+from nic_harness import Nic, Tap
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    tap = Tap()
+with tap, Nic(tap) as nic:
+    (warning,) = said
+    print(warning.category.__name__, warning.filename == __file__, warning.message)
+    print(tap.namespace.why_ipv6)
+    print("fe80" in tap.namespace.read("/proc/net/if_inet6"))
+    # A solicitation of routers comes after a second at most, one that looks for duplicates too.
+    end = time.monotonic() + 3
+    while (left := end - time.monotonic()) > 0:
+        for frame in nic.recv(timeout=left):
+            print(bytes(frame))
+"""
+
+
+def test_a_read_only_proc_sys_is_done_without(run, nobody, tmp_path):
+    """As in an ordinary container: where a user namespace cannot mount a /proc of its own."""
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    program = tmp_path / "quiet.py"
+    program.write_text(QUIET)
+    done = run(nobody, sys.executable, program, prepare=READ_ONLY)
+    warning, why, *frames = done.stdout.splitlines()
+    assert warning.startswith("HarnessWarning True IPv6 could not be switched off"), done
+    assert why == "/proc/sys is read-only here, as in an ordinary container"
+    assert frames == ["False"]
+    assert done.stderr == ""
+
+
+def test_doctor_on_a_read_only_proc_sys(run, nobody):
+    command = [sys.executable, "-m", "nic_harness", "doctor", "--json"]
+    done = run(nobody, *command, prepare=READ_ONLY)
+    report = json.loads(done.stdout)
+    (found,) = (f for f in report["findings"] if f["name"] == "IPv6")
+    assert report["ok"], report
+    assert found["state"] == "lacking"
+    assert "/proc/sys is read-only" in found["found"]
+    assert "systempaths=unconfined" in found["remedy"]

@@ -14,11 +14,12 @@ import platform
 import resource
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nic_harness.errors import HarnessError
+from nic_harness.errors import HarnessError, HarnessWarning, NamespacePermissionError
 from nic_harness.host.stack import Stack
 from nic_harness.memory.arena import Arena
 from nic_harness.nic.device import DEVICES, KINDS, Offloads
@@ -127,6 +128,7 @@ def diagnose() -> Report:
         machine = [_kernel(), _limits(), _map_count(), _huge_pages()]
         memory, arena = _arena(stack)
         network, namespace = _namespace(stack)
+        ipv6 = _ipv6(namespace)
         wire, tap = _tap(stack, namespace)
         devices = [_device(tap, arena, name) for name in DEVICES]
         offloads = _probe_offloads(tap, arena)
@@ -137,6 +139,7 @@ def diagnose() -> Report:
             _cores(),
             _user_namespaces(),
             network,
+            ipv6,
             wire,
             *devices,
             _offloads(offloads),
@@ -268,11 +271,31 @@ def _arena(stack: contextlib.ExitStack) -> tuple[Finding, Arena | None]:
 def _namespace(stack: contextlib.ExitStack) -> tuple[Finding, Namespace | None]:
     name = "network namespace"
     try:
-        namespace = stack.enter_context(Namespace())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HarnessWarning)  # a finding of its own says it
+            namespace = stack.enter_context(Namespace())
     except HarnessError as e:
-        return Finding(name, State.BROKEN, e.problem, remedy=_namespace_remedy()), None
+        forbidden = isinstance(e, NamespacePermissionError)
+        remedy = _namespace_remedy() if forbidden else e.remedy
+        return Finding(name, State.BROKEN, e.problem, remedy=remedy), None
     how = "in a user namespace" if namespace.rootless else "as root"
     return Finding(name, State.OK, f"made {how}", "the host's network is not touched"), namespace
+
+
+def _ipv6(namespace: Namespace | None) -> Finding:
+    name = "IPv6"
+    if namespace is None:
+        return Finding(name, State.UNTRIED, "no namespace to switch it off in")
+    if namespace.why_ipv6:
+        return Finding(
+            name,
+            State.LACKING,
+            f"it cannot be switched off in the namespace: {namespace.why_ipv6}",
+            "a TAP gets no IPv6 address, which is as quiet",
+            "docker run --security-opt systempaths=unconfined, podman run --security-opt "
+            "unmask=/proc/sys",
+        )
+    return Finding(name, State.OK, "off in the namespace", "no frames but those of the run")
 
 
 def _tap(stack: contextlib.ExitStack, namespace: Namespace | None) -> tuple[Finding, Tap | None]:

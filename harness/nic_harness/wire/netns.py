@@ -33,6 +33,7 @@ from nic_harness.base.owner import Owner, close_owned, own, this_process
 from nic_harness.errors import (
     ClosedError,
     CommandError,
+    HarnessWarning,
     LinkError,
     NamespaceError,
     NamespaceGoneError,
@@ -70,6 +71,8 @@ class Namespace(Closing):
 
     Attributes:
         rootless: it took a user namespace to make or join it.
+        why_ipv6: why IPv6 is on although it was not asked for; empty when it is not. A TAP made
+            here then gets no IPv6 address by itself, which keeps it as quiet (HarnessWarning).
 
     Raises:
         NamespacePermissionError: neither root nor allowed to make a user namespace.
@@ -77,6 +80,7 @@ class Namespace(Closing):
     """
 
     rootless: bool
+    why_ipv6: str = ""
 
     def __init__(self, *, ipv6: bool = False, join: str | Path | None = None) -> None:
         self._owner = this_process()
@@ -104,8 +108,7 @@ class Namespace(Closing):
             self._rtnl = Rtnl(self._netlink)
             if join is None:
                 if not ipv6:
-                    for which in ("all", "default"):
-                        self._disable_ipv6(which)
+                    self._disable_ipv6()
                 self.set_link("lo", up=True)
         except BaseException:
             self.close()
@@ -239,12 +242,26 @@ class Namespace(Closing):
             self.write(path, str(value))
         return self.read(path).strip()
 
-    def _disable_ipv6(self, which: str) -> None:
+    def _disable_ipv6(self) -> None:
         try:
-            self.sysctl(f"ipv6.conf.{which}.disable_ipv6", 1)
+            for which in ("all", "default"):
+                self.sysctl(f"ipv6.conf.{which}.disable_ipv6", 1)
         except NamespaceError as e:
-            if e.errno != errno.ENOENT:  # a kernel without IPv6 is as quiet as we want it
+            if e.errno == errno.ENOENT:  # a kernel without IPv6 is as quiet as we want it
+                return
+            if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
+            self.why_ipv6 = (
+                "/proc/sys is read-only here, as in an ordinary container"
+                if e.errno == errno.EROFS
+                else f"/proc/sys may not be written here: {e.problem}"
+            )
+            warnings.warn(
+                f"IPv6 could not be switched off in a network namespace: {self.why_ipv6}; "
+                "its TAPs get no IPv6 address instead",
+                HarnessWarning,
+                stacklevel=_outside(),
+            )
 
     # Links
 
@@ -270,6 +287,7 @@ class Namespace(Closing):
         mtu: int | None = None,
         mac: str | None = None,
         txqueuelen: int | None = None,
+        ipv6_address: bool | None = None,
     ) -> None:
         """Change what is given of an interface.
 
@@ -279,9 +297,13 @@ class Namespace(Closing):
             mtu: bytes.
             mac: colon-separated.
             txqueuelen: frames; for a TAP, the room of the queue towards the NIC.
+            ipv6_address: whether the kernel gives it an IPv6 address when it comes up. Without one
+                it neither solicits routers nor looks for duplicates.
         """
         with self._links() as links:
-            links.set_link(name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen)
+            links.set_link(
+                name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen, ipv6_address=ipv6_address
+            )
 
     def delete_link(self, name: str) -> None:
         """Remove an interface."""
@@ -330,6 +352,12 @@ class Namespace(Closing):
         reply, fds = self._request("tap", name=name, queues=queues)
         if "errno" in reply:
             raise _tap_error(reply["errno"], reply["stage"], name)
+        if self.why_ipv6:
+            try:
+                self.set_link(reply["name"], ipv6_address=False)
+            except BaseException:
+                _holder.close(fds)
+                raise
         return reply["name"], fds
 
     # Commands
@@ -611,6 +639,15 @@ class Process:
             out.append(whole.decode("utf-8", "replace") if self._text else whole)
         self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         return out[0], out[1]
+
+
+def _outside() -> int:
+    """Return the stack level of the line outside of this package, for warnings.warn()."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_globals.get("__name__", "").partition(".")[0] == package and frame.f_back:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _let_go_of(pidfd: int, status: socket.socket, owner: Owner) -> None:

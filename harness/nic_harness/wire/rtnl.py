@@ -25,6 +25,8 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH = 20, 24, 28
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN = 1, 3, 4, 13
 _IFLA_STATS64, _IFLA_MIN_MTU, _IFLA_MAX_MTU = 23, 50, 51
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
+_IN6_ADDR_GEN_MODE_EUI64, _IN6_ADDR_GEN_MODE_NONE = 0, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
@@ -155,6 +157,7 @@ class Rtnl:
         mtu: int | None = None,
         mac: str | None = None,
         txqueuelen: int | None = None,
+        ipv6_address: bool | None = None,
     ) -> None:
         """Change what is given; LinkError with the kernel's reason."""
         body = struct.pack("=BxHiII", 0, 0, 0, _IFF_UP if up else 0, 0 if up is None else _IFF_UP)
@@ -165,6 +168,10 @@ class Rtnl:
             body += _attr(_IFLA_ADDRESS, mac_bytes(mac))
         if txqueuelen is not None:
             body += _attr(_IFLA_TXQLEN, struct.pack("=I", txqueuelen))
+        if ipv6_address is not None:
+            mode = _IN6_ADDR_GEN_MODE_EUI64 if ipv6_address else _IN6_ADDR_GEN_MODE_NONE
+            inet6 = _attr(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", mode))
+            body += _attr(_IFLA_AF_SPEC, _attr(socket.AF_INET6, inet6))
         self._request(_RTM_NEWLINK, 0, body, "configure interface", name)
 
     def delete_link(self, name: str) -> None:
