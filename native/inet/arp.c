@@ -152,13 +152,15 @@ arp_input(struct inet *in, struct mbuf *m)
     const uint8_t *arp = frame + ETH_HLEN, *mac = arp + ARPH_SHA;
     struct arp_entry *e;
     uint32_t from, to;
+    uint16_t op;
     unsigned len = frame_head(m, frame, sizeof(frame));
 
     m_freem(m);
     in->stats.rx_arp++;
+    op = len < sizeof(frame) ? 0 : get16(arp + ARPH_OP);
     if (len < sizeof(frame) || get16(arp + ARPH_HRD) != 1 ||
         get16(arp + ARPH_PRO) != ETHERTYPE_IPV4 || arp[ARPH_HLN] != 6 || arp[ARPH_PLN] != 4 ||
-        (mac[0] & 1)) {
+        (op != ARP_REQUEST && op != ARP_REPLY) || (mac[0] & 1)) {
         in->stats.rx_bad_arp++;
         return;
     }
@@ -168,11 +170,11 @@ arp_input(struct inet *in, struct mbuf *m)
         return; /* somebody claims to be us: nothing to learn */
     /* RFC 826: what is known is brought up to date by any packet, and only who asks us is learned. */
     e = from ? arp_find(in, from) : NULL;
-    if (!e && from && to == in->addr && ((from ^ in->addr) & in->netmask) == 0)
+    if (!e && from && op == ARP_REQUEST && to == in->addr && ip_nexthop(in, from) == from)
         e = arp_new(in, from);
     if (e)
         arp_confirm(in, e, mac);
-    if (to == in->addr && get16(arp + ARPH_OP) == ARP_REQUEST)
+    if (to == in->addr && op == ARP_REQUEST)
         arp_send(in, ARP_REPLY, from, mac, mac);
 }
 
