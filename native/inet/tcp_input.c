@@ -610,8 +610,12 @@ drop:
 static bool
 time_wait_reuse(const struct tcp_conn *c, const struct tcp_seg *seg)
 {
-    if ((seg->flags & (TF_SYN | TF_ACK | TF_RST)) != TF_SYN)
+    const struct tcp_conn *l = tcp_find(c->in, 0, 0, c->local_port);
+
+    if ((seg->flags & (TF_SYN | TF_ACK | TF_RST | TF_FIN)) != TF_SYN)
         return false;
+    if (!l || l->state != TCPS_LISTEN || l->naccept >= l->backlog)
+        return false; /* the old one goes only when there will be a new one */
     if (c->ts_ok && seg->has_ts && seg->tsval != c->ts_recent)
         return SEQ_GT(seg->tsval, c->ts_recent);
     return SEQ_GT(seg->seq, c->rcv_nxt);
@@ -652,8 +656,7 @@ tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip)
     c = tcp_find(in, ip->src, sport, dport);
     if (c && c->state == TCPS_CLOSED)
         c = NULL; /* only a handle */
-    else if (c && c->state == TCPS_TIME_WAIT && !c->owned && time_wait_reuse(c, &seg) &&
-             tcp_find(in, 0, 0, dport)) {
+    else if (c && c->state == TCPS_TIME_WAIT && !c->owned && time_wait_reuse(c, &seg)) {
         tcp_free(c);
         c = NULL;
     } else if (c) {

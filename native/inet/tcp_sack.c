@@ -138,10 +138,9 @@ tcp_sb_sack(struct tcp_conn *c, const struct tcp_seg *seg)
     for (unsigned i = 0; i < seg->nsack; i++) {
         uint32_t start = seg->sack[i].start, end = seg->sack[i].end;
 
-        /* A block at or below the acknowledgement is a duplicate's (RFC 2883), one above is nonsense. */
-        if (!SEQ_LT(start, end) || SEQ_LEQ(end, c->snd_una) || SEQ_GT(end, c->snd_nxt))
+        /* One that begins below the acknowledgement tells of a duplicate (RFC 2883), or is nonsense. */
+        if (!SEQ_LT(start, end) || SEQ_LEQ(start, c->snd_una) || SEQ_GT(end, c->snd_nxt))
             continue;
-        start = seq_max(start, c->snd_una);
         if (SEQ_GT(end, sb->fack)) {
             if (SEQ_GT(start, sb->fack)) {
                 if (sb->n == TCP_MAX_HOLES)

@@ -227,6 +227,20 @@ test_arp(void)
     CHECK_EQ(answers(1100 * MS), 1); /* the SYN again */
     CHECK(!memcmp(last, other_mac, 6));
     tcp_abort(c);
+    /* neither request nor reply; an answer to what was not asked */
+    arp(f, 9, PEER, US, peer_mac);
+    CHECK_EQ(send_frame(f, 60), 0);
+    CHECK_EQ(stats().rx_bad_arp, 4);
+    CHECK_EQ(tcp_connect(inet, htonl(PEER), 80, 0, &c), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK(!memcmp(last, other_mac, 6));
+    tcp_abort(c);
+    CHECK_EQ(send_frame(f, arp(f, 2, 0x0a000007, US, other_mac)), 0);
+    CHECK_EQ(tcp_connect(inet, htonl(0x0a000007), 80, 0, &c), 0);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(get16(last + 12), 0x0806);
+    tcp_abort(c);
+    answers(3 * S); /* and is asked for no more */
     /* by the gateway, which is asked for three times */
     CHECK_EQ(tcp_connect(inet, htonl(0x08080808), 80, 0, &c), 0);
     CHECK_EQ(answers(MS), 1);
@@ -771,6 +785,33 @@ test_recovery(void)
     teardown();
 }
 
+/* Blocks that begin below the acknowledgement, or end beyond what was sent, say nothing of a loss. */
+static void
+test_blocks_of_no_use(void)
+{
+    uint8_t opt[24] = {1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5, 10};
+    uint32_t una;
+
+    setup(25, 1500);
+    greet();
+    establish(true);
+    una = p.ack + 988;
+    enqueue(9 * 988);
+    CHECK_EQ(answers(MS), 9);
+    set32(opt + 4, p.tsval);
+    for (unsigned i = 0; i < 4; i++) {
+        set32(opt + 16, i < 2 ? una - 100 * i - 988 : una + 988);
+        set32(opt + 20, i < 2 ? una + 5 * 988 : i == 2 ? una + 8 * 988 + 1 : una);
+        tcp_options(ACK, p.seq, una, opt, 24, NULL, 0);
+    }
+    CHECK_EQ(stats().tx_retransmits, 0);
+    set32(opt + 20, una + 5 * 988);
+    CHECK(tcp_options(ACK, p.seq, una, opt, 24, NULL, 0) >= 1);
+    CHECK_EQ(stats().tx_fast_retransmits, 1);
+    tcp_abort(conn);
+    teardown();
+}
+
 /* Without SACK: three duplicate acknowledgements, RFC 5681; the timer, RFC 6298. */
 static void
 test_duplicates(void)
@@ -1175,6 +1216,30 @@ test_time_wait(void)
     CHECK_EQ(info().state, TCPS_CLOSED);
     tcp_close(conn);
     teardown();
+
+    /* RFC 9293 3.6.1: a SYN may follow at once, but not one that nobody has room for */
+    setup(24, 1500);
+    greet();
+    establish(false);
+    tcp_close(conn);
+    CHECK_EQ(answers(MS), 1);
+    CHECK_EQ(tcp(FIN | ACK, p.seq, p.ack + 1, NULL, 0), 1);
+    for (unsigned i = 0; i < 2; i++) {
+        struct puppet old = p;
+
+        CHECK_EQ(tcp_listen(inet, 80, 1, &listener), 0);
+        if (!i) {
+            p.port++;
+            CHECK_EQ(tcp(SYN, p.seq, 0, NULL, 0), 1);
+            CHECK_EQ(tcp(ACK, p.seq + 1, seq() + 1, NULL, 0), 0);
+        }
+        p = old;
+        CHECK_EQ(tcp(SYN, p.seq + 1000, 0, NULL, 0), 1);
+        CHECK_EQ(flags(), i ? SYN | ACK : ACK); /* the old one's, still */
+        tcp_close(listener);
+        answers(MS);
+    }
+    teardown();
 }
 
 static unsigned
@@ -1560,6 +1625,7 @@ main(void)
     test_in_measure();
     test_sack();
     test_recovery();
+    test_blocks_of_no_use();
     test_duplicates();
     test_acknowledging();
     test_simultaneous_open();
