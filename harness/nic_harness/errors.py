@@ -16,6 +16,8 @@ class HarnessError(Exception):
         problem: what is wrong.
         remedy: what the reader can do about it; empty when the problem says it all.
         errno: the positive error number behind it, or None.
+        sent: of a send that ended early: bytes that were taken before, which the peer gets unless
+            the connection is over; None: nothing was being sent.
     """
 
     #: Used when the raiser has nothing better to say.
@@ -37,6 +39,7 @@ class HarnessError(Exception):
         what = f"{operation} {object}".strip()
         super().__init__(f"{what}: {self.problem}" + (f"; {self.remedy}" if self.remedy else ""))
         self.errno = errno  # OSError's own __init__ clears it
+        self.sent: int | None = None
 
     def __str__(self) -> str:
         # Some classes below are OSErrors too, which have a format of their own.

@@ -639,7 +639,7 @@ struct tcp_info_s {
 };
 
 int inet_create(struct nic *n, const struct inet_config *config, struct inet **out);
-void inet_destroy(struct inet *in);
+void inet_let_go(struct inet **in);
 int inet_poll(struct inet *in);
 uint64_t inet_deadline(const struct inet *in);
 unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
@@ -649,16 +649,20 @@ void inet_get_memory(const struct inet *in, struct inet_memory *out);
 int tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
                 struct tcp_conn **out);
 int tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn **out);
-struct tcp_conn *tcp_accept(struct tcp_conn *listener);
-uint32_t tcp_send_room(const struct tcp_conn *c);
-uint32_t tcp_copy_room(struct tcp_conn *c);
-int tcp_send(struct tcp_conn *c, struct mbuf *m);
+bool tcp_accept_into(struct tcp_conn *listener, struct tcp_conn **out);
+struct tcp_source {
+    const void *data;
+    struct mbuf *chain;
+    size_t len;
+    size_t done;
+};
+int tcp_send_some(struct tcp_conn *c, struct tcp_source *s);
+void tcp_set_more(struct tcp_conn *c, bool more);
 int tcp_output(struct tcp_conn *c);
 struct mbuf *tcp_recv(struct tcp_conn *c, uint32_t max);
 bool tcp_eof(const struct tcp_conn *c);
 int tcp_shutdown(struct tcp_conn *c);
-void tcp_close(struct tcp_conn *c);
-void tcp_abort(struct tcp_conn *c);
+void tcp_let_go(struct tcp_conn **c, bool reset);
 void tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out);
 
 /* sendfile/ */
@@ -672,15 +676,19 @@ void tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out);
 
 struct sendfile {
     int64_t offset;
+    int64_t end;
+    int strategy;
     uint64_t sbytes;
     uint64_t syscalls;
     bool shrunk;
+    bool of_file;
     int error;
     ...;
 };
 
 int sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct sf_map *map,
-                   struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes, struct mbuf *header,
-                   struct mbuf *trailer, int flags, int strategy);
+                   struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes,
+                   const struct tcp_source *header, const struct tcp_source *trailer, int flags,
+                   int strategy);
 int sendfile_run(struct sendfile *s, int64_t budget_ns);
 void sendfile_end(struct sendfile *s);

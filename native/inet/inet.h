@@ -49,6 +49,8 @@ struct inet_memory {
 int inet_create(struct nic *n, const struct inet_config *config, struct inet **out);
 /* inet_destroy() - abort every connection and forget everything. */
 void inet_destroy(struct inet *in);
+/* inet_let_go() - inet_destroy(), and the pointer is NULL; nothing when it was. */
+void inet_let_go(struct inet **in);
 
 /*
  * inet_poll() - receive what waits, answer it, run the timers, transmit what may go
@@ -139,6 +141,9 @@ int tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn
 /* tcp_accept() - next established connection of a listener; NULL when there is none. */
 struct tcp_conn *tcp_accept(struct tcp_conn *listener);
 
+/* tcp_accept_into() - tcp_accept() into a pointer that has an owner already; false: there is none. */
+bool tcp_accept_into(struct tcp_conn *listener, struct tcp_conn **out);
+
 /* tcp_send_room() - bytes the send buffer takes now; 0 when the connection cannot send. */
 uint32_t tcp_send_room(const struct tcp_conn *c);
 /* tcp_send_starved() - the send buffer has room, and the budget has no mbuf for it */
@@ -160,6 +165,25 @@ uint32_t tcp_copy_room(struct tcp_conn *c);
  * tcp_shutdown(); -ENOTCONN; the connection's error, negative (-ECONNRESET and the like).
  */
 int tcp_send(struct tcp_conn *c, struct mbuf *m);
+
+/*
+ * Something to send that may be longer than the send buffer: it is taken piece by piece. What @data or
+ * @chain points at stays the user's, and has to stay as it is until @done has reached @len.
+ */
+struct tcp_source {
+    const void *data;   /* bytes, copied into pages; NULL: */
+    struct mbuf *chain; /* shared from where it lies */
+    size_t len;
+    size_t done; /* bytes that the send buffer has taken */
+};
+
+/*
+ * tcp_send_some() - append the next piece of a source to the send buffer
+ *
+ * Return: 1 it has taken everything; 0 not yet, look at @done for how much: for want of room, or of pages or mbufs,
+ * when inet_timeout() says when to ask again; what tcp_send() says.
+ */
+int tcp_send_some(struct tcp_conn *c, struct tcp_source *s);
 /*
  * tcp_set_more() - more will follow soon
  *
@@ -184,6 +208,8 @@ int tcp_shutdown(struct tcp_conn *c);
 void tcp_close(struct tcp_conn *c);
 /* tcp_abort() - RST to the peer, everything freed. */
 void tcp_abort(struct tcp_conn *c);
+/* tcp_let_go() - tcp_close(), or tcp_abort(), and the pointer is NULL; nothing when it was. */
+void tcp_let_go(struct tcp_conn **c, bool reset);
 /*
  * tcp_reset() - RST to the peer, buffers freed; the connection stays, closed, with @error for its owner
  * @error: a positive errno, what tcp_get_info() reports from now on

@@ -483,9 +483,8 @@ tcp_accept(struct tcp_conn *listener)
     return c;
 }
 
-/* may_send() - 0 while the user may add to the send buffer. */
-static int
-may_send(const struct tcp_conn *c)
+int
+tcp_may_send(const struct tcp_conn *c)
 {
     if (c->error)
         return -c->error;
@@ -503,7 +502,7 @@ tcp_send_room(const struct tcp_conn *c)
 {
     uint32_t used = c->snd_end_seq - c->snd_una;
 
-    if (may_send(c) || used >= c->in->sndbuf || !tcp_mem_send_mbufs(c))
+    if (tcp_may_send(c) || used >= c->in->sndbuf || !tcp_mem_send_mbufs(c))
         return 0;
     return c->in->sndbuf - used;
 }
@@ -511,7 +510,8 @@ tcp_send_room(const struct tcp_conn *c)
 bool
 tcp_send_starved(const struct tcp_conn *c)
 {
-    return !may_send(c) && c->snd_end_seq - c->snd_una < c->in->sndbuf && !tcp_mem_send_mbufs(c);
+    return !tcp_may_send(c) && c->snd_end_seq - c->snd_una < c->in->sndbuf &&
+           !tcp_mem_send_mbufs(c);
 }
 
 /* append_small() - put a few bytes behind those in the last mbuf, when there are many; frees @m */
@@ -535,7 +535,7 @@ tcp_send(struct tcp_conn *c, struct mbuf *m)
     struct mbuf *last;
     uint32_t pages, mbufs;
     unsigned len;
-    int rc = may_send(c);
+    int rc = tcp_may_send(c);
 
     if (rc)
         return rc;

@@ -232,6 +232,8 @@ void tcp_established(struct tcp_conn *c);
 /* tcp_closed() - over, with an error or without; @c is gone afterwards when nobody has a handle. */
 void tcp_closed(struct tcp_conn *c, int error);
 void tcp_free(struct tcp_conn *c);
+/* tcp_may_send() - 0 while the user may add to the send buffer, or why not: -errno. */
+int tcp_may_send(const struct tcp_conn *c);
 /* tcp_want_output() - have the connection looked at when output is next run. */
 void tcp_want_output(struct tcp_conn *c);
 /* tcp_sndbuf_ack() - let go of the mbufs that lie wholly below snd_una. */

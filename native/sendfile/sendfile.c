@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 /* What is handed over at a time: few mbufs for many frames, and still a fine enough grain to free. */
@@ -60,8 +61,9 @@ begin_direct(struct sendfile *s, int fd)
 
 int
 sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct sf_map *map,
-               struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes, struct mbuf *header,
-               struct mbuf *trailer, int flags, enum sendfile_strategy strategy)
+               struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes,
+               const struct tcp_source *header, const struct tcp_source *trailer, int flags,
+               enum sendfile_strategy strategy)
 {
     int err = offset < 0 || nbytes < 0 || offset > INT64_MAX - nbytes ? -EINVAL : 0;
 
@@ -75,8 +77,8 @@ sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct s
         .start = offset,
         .offset = offset,
         .end = nbytes ? offset + nbytes : -1,
-        .header = header,
-        .trailer = trailer,
+        .header = header ? *header : (struct tcp_source){0},
+        .trailer = trailer ? *trailer : (struct tcp_source){0},
     };
     if (!err)
         err = vm_object_open(map, fd, &s->object);
@@ -212,6 +214,26 @@ direct_chunk(struct sendfile *s, int64_t left, struct mbuf **out)
     return 0;
 }
 
+/* hand_over_part() - of a chain that is longer than the whole send buffer, what fits; as hand_over() */
+static int
+hand_over_part(struct sendfile *s, struct mbuf *m)
+{
+    uint32_t part = inet_sndbuf(s->inet) / 2;
+    struct mbuf *piece = tcp_send_room(s->conn) < part ? NULL : m_copym(m, 0, (int)part, M_NOWAIT);
+
+    if (piece == NULL)
+        return 0;
+    int err = tcp_send(s->conn, piece);
+
+    if (err) {
+        m_freem(piece);
+        return err == -EAGAIN ? 0 : err;
+    }
+    m_adj(m, (int)part);
+    s->sbytes += part;
+    return 1;
+}
+
 /* hand_over() - give a chain to the connection; 1 done, 0 no room yet, -errno */
 static int
 hand_over(struct sendfile *s, struct mbuf **m)
@@ -219,6 +241,12 @@ hand_over(struct sendfile *s, struct mbuf **m)
     if (*m == NULL)
         return 1;
     uint32_t len = m_length(*m, NULL);
+    int r = 1;
+
+    for (; len > inet_sndbuf(s->inet) && r == 1; len = m_length(*m, NULL))
+        r = hand_over_part(s, *m);
+    if (r <= 0)
+        return r;
     int err = tcp_send(s->conn, *m);
 
     if (err)
@@ -228,10 +256,40 @@ hand_over(struct sendfile *s, struct mbuf **m)
     return 1;
 }
 
+/* hand_over_some() - give what the caller wants around the file; 1 done, 0 no room or no page yet, -errno */
+static int
+hand_over_some(struct sendfile *s, struct tcp_source *source)
+{
+    int r;
+    size_t before;
+
+    do {
+        before = source->done;
+        /* A connection that is over says so where there is something to send. */
+        r = source->done == source->len ? 1 : tcp_send_some(s->conn, source);
+        s->sbytes += source->done - before;
+    } while (r == 0 && source->done != before);
+    if (r == -ENOBUFS) {
+        sf_map_count(s->map, SF_ALLOCFAIL, 1);
+        return 0;
+    }
+    return r;
+}
+
+/* of_file() - an error that is the file's, not the connection's */
+static int
+of_file(struct sendfile *s, int err)
+{
+    s->of_file = true;
+    return err;
+}
+
 /* file_left() - bytes of the file still to hand over, by its size now */
 static int64_t
 file_left(struct sendfile *s)
 {
+    if (s->unsized) /* until a read finds nothing */
+        return s->end < 0 ? CHUNK_BYTES : s->end - s->offset;
     int64_t size = vm_object_size(s->object);
 
     s->syscalls++;
@@ -243,34 +301,64 @@ file_left(struct sendfile *s)
 }
 
 /*
- * feed() - hand over as much as the send buffer takes
+ * look_behind() - does the file go on where its size says that it ends?
  *
- * Return: 1 everything is handed over; 0 not yet; -errno.
+ * Files of /proc say 0 and have bytes to read. 1 it does; 0 it does not; -errno.
  */
 static int
-feed(struct sendfile *s)
+look_behind(struct sendfile *s)
 {
-    int r = hand_over(s, &s->header);
+    char byte;
 
-    if (r > 0)
-        r = hand_over(s, &s->chunk);
-    if (r <= 0)
-        return r;
-    /* No look at the file while there is no room for what did not fit when it was last looked at. */
-    if (tcp_send_room(s->conn) < s->want)
+    if (s->unsized || s->strategy == SENDFILE_DIRECT || (s->end >= 0 && s->offset >= s->end))
         return 0;
-    int64_t left = file_left(s);
+    ssize_t got = pread(vm_object_fd(s->object), &byte, 1, s->offset);
 
-    if (left < 0)
-        return (int)left;
+    s->syscalls++;
+    if (got <= 0)
+        return got < 0 ? of_file(s, -errno) : 0;
+    if (vm_object_size(s->object) <= s->offset) { /* it has not grown: the size lies */
+        s->unsized = true;
+        s->strategy = SENDFILE_COPY;
+    }
+    return 1;
+}
+
+/* next_chunk() - at most @want of the @left bytes of the file */
+static int
+next_chunk(struct sendfile *s, int64_t want, int64_t left, bool inside, struct mbuf **out)
+{
+    int err;
+
+    if (s->strategy == SENDFILE_DIRECT)
+        return direct_chunk(s, left, out);
+    if (s->strategy == SENDFILE_SF_BUF) {
+        err = map_chunk(s, want, out);
+        if (err != -ENODEV && err != -EACCES && err != -EPERM)
+            return err;
+        /* It can be read and not mapped: a file that somebody makes up as it is read, with any size. */
+        s->strategy = SENDFILE_COPY;
+        s->unsized = true;
+    }
+    return copy_chunk(s, want, inside, out);
+}
+
+/*
+ * feed_file() - hand over the file
+ * @left: bytes of it
+ *
+ * Return: 1 these are handed over, or the file has ended; 0 not yet; -errno.
+ */
+static int
+feed_file(struct sendfile *s, int64_t left)
+{
     while (left > 0) {
         int64_t want = min64(left, CHUNK_BYTES - (s->offset & (CHUNK_BYTES - 1)));
+        struct mbuf *m = NULL;
 
         /* Half of a small buffer: a frame that is not full may wait in it for what follows. */
         want = min64(want, inet_sndbuf(s->inet) / 2);
-        struct mbuf *m = NULL;
         bool inside = false;
-        int err;
 
         /* Whole chunks only: crumbs would cost an mbuf and a mapping each. */
         s->want = want;
@@ -293,9 +381,8 @@ feed(struct sendfile *s)
             sf_map_count(s->map, SF_BUSY, 1);
             return -EBUSY;
         }
-        err = s->strategy == SENDFILE_COPY     ? copy_chunk(s, want, inside, &m)
-              : s->strategy == SENDFILE_DIRECT ? direct_chunk(s, left, &m)
-                                               : map_chunk(s, want, &m);
+        int err = next_chunk(s, want, left, inside, &m);
+
         if (err == -EAGAIN)
             return 0;
         if (err == -ENOBUFS) {
@@ -303,25 +390,61 @@ feed(struct sendfile *s)
             s->starved = true;
             return 0;
         }
-        if (err == -EFAULT) { /* it shrank between the look at its size and the use */
-            s->shrunk = true;
+        if (err == -EFAULT) {
+            s->ended = true;
+            /* It shrank between the look at its size and the use, or it never had that size. */
+            if (s->strategy == SENDFILE_COPY && vm_object_size(s->object) > s->offset)
+                s->unsized = true;
+            s->shrunk = !s->unsized;
             return 1;
         }
         if (err)
-            return err;
+            return of_file(s, err);
         uint32_t len = m_length(m, NULL);
 
         s->chunk = m;
         s->offset += len;
         left -= len;
-        r = hand_over(s, &s->chunk);
+        int r = hand_over(s, &s->chunk);
+
         if (r <= 0)
+            return r;
+    }
+    return 1;
+}
+
+/*
+ * feed() - hand over as much as the send buffer takes
+ *
+ * Return: 1 everything is handed over; 0 not yet; -errno.
+ */
+static int
+feed(struct sendfile *s)
+{
+    int r = hand_over_some(s, &s->header);
+
+    if (r > 0)
+        r = hand_over(s, &s->chunk);
+    if (r <= 0)
+        return r;
+    /* No look at the file while there is no room for what did not fit when it was last looked at. */
+    if (!s->ended && tcp_send_room(s->conn) < s->want)
+        return 0;
+    while (!s->ended) {
+        int64_t left = file_left(s);
+
+        if (left < 0)
+            return of_file(s, (int)left);
+        r = left ? feed_file(s, left) : look_behind(s);
+        if (left == 0 && r == 0)
+            s->ended = true;
+        else if (r <= 0)
             return r;
     }
     if (s->end >= 0 && s->offset < s->end)
         s->shrunk = true;
     /* After a file that ended early there is no trailer: the peer must not take it for the file. */
-    return s->shrunk ? 1 : hand_over(s, &s->trailer);
+    return s->shrunk ? 1 : hand_over_some(s, &s->trailer);
 }
 
 /* wait_for_news() - sleep until a frame comes, a timer is due or, past the page cache, a read is done */
@@ -403,10 +526,8 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
 void
 sendfile_end(struct sendfile *s)
 {
-    m_freem(s->header);
     m_freem(s->chunk);
-    m_freem(s->trailer);
-    s->header = s->chunk = s->trailer = NULL;
+    s->chunk = NULL;
     if (s->object) {
         if (s->flags & SF_NOCACHE)
             posix_fadvise(vm_object_fd(s->object), s->start, s->offset - s->start,

@@ -27,22 +27,25 @@ struct sendfile {
     struct sf_map *map;
     struct jumbo *jumbo;
     struct vm_object *object;
-    struct direct *direct; /* SENDFILE_DIRECT */
-    enum sendfile_strategy strategy;
+    struct direct *direct;           /* SENDFILE_DIRECT */
+    enum sendfile_strategy strategy; /* SENDFILE_COPY once a file was found that cannot be mapped */
     int flags;
-    int64_t start;       /* where it began */
-    int64_t offset;      /* next byte of the file to hand over */
-    int64_t end;         /* one past the last; -1: the end of the file, wherever it is then */
-    int64_t want;        /* bytes of it that there has to be room for */
-    struct mbuf *header; /* sent before; NULL */
-    struct mbuf *chunk;  /* of the file, waiting for room in the send buffer; NULL */
-    struct mbuf *trailer;
+    int64_t start;            /* where it began */
+    int64_t offset;           /* next byte of the file to hand over */
+    int64_t end;              /* one past the last; -1: the end of the file, wherever it is then */
+    int64_t want;             /* bytes of it that there has to be room for */
+    struct tcp_source header; /* sent before */
+    struct mbuf *chunk;       /* of the file, waiting for room in the send buffer; NULL */
+    struct tcp_source trailer;
     uint64_t sbytes;   /* header and payload handed to the protocol */
     uint64_t syscalls; /* made by sendfile itself: pread, fstat */
     bool fed;          /* everything was handed over */
     bool shrunk;       /* the file ended early */
     bool starved;      /* waits for pages, mbufs or mappings, not for room in the send buffer */
-    int error;         /* 0 or a negative errno */
+    bool unsized; /* what the file says of its size is not to be believed: it is read to the end */
+    bool ended;   /* nothing of the file is left to hand over */
+    bool of_file; /* @error is the file's, not the connection's */
+    int error;    /* 0 or a negative errno */
 };
 
 /*
@@ -50,17 +53,21 @@ struct sendfile {
  * @fd: file, readable; duplicated
  * @offset: first byte
  * @nbytes: 0: to the end of the file
- * @header, @trailer: chains; owned from now on, also on failure; NULL
+ * @header, @trailer: of any length; the caller's, and in place until sendfile_end(); NULL: none
  *
  * SENDFILE_DIRECT needs io_uring (-EPERM, -ENOSYS) and a file system with direct I/O, and contradicts
  * SF_NODISKIO (-EINVAL).
  *
  * Order of checks as sendfile(2): offset < 0 -EINVAL; fd -EBADF; not a file -EINVAL; then -EPIPE, a pending
  * error, -ENOTCONN.
+ *
+ * A size that lies (0 or a page, in /proc and /sys) does not matter: such a file is read to its end. With
+ * SENDFILE_SF_BUF what cannot be mapped is copied instead, as s->strategy then says.
  */
 int sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct sf_map *map,
-                   struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes, struct mbuf *header,
-                   struct mbuf *trailer, int flags, enum sendfile_strategy strategy);
+                   struct jumbo *jumbo, int fd, int64_t offset, int64_t nbytes,
+                   const struct tcp_source *header, const struct tcp_source *trailer, int flags,
+                   enum sendfile_strategy strategy);
 
 /*
  * sendfile_run() - hand over, transmit, receive acknowledgements, for a while

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import functools
 import ipaddress
 import os
 import stat
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -25,6 +27,7 @@ from nic_harness.base.owner import this_process
 from nic_harness.base.waiter import Waiter
 from nic_harness.errors import (
     ArgumentError,
+    ArgumentTypeError,
     ClosedError,
     FileError,
     HarnessError,
@@ -37,6 +40,7 @@ from nic_harness.errors import (
     error_from_errno,
 )
 from nic_harness.host.counters import StackStats
+from nic_harness.host.turns import Ticket, Turns
 from nic_harness.nic.frame import Chain, Frame, Offload
 from nic_harness.nic.nic import Nic
 from nic_harness.nic.queue import BURST, Bytes, Sendable
@@ -58,7 +62,8 @@ _T = TypeVar("_T")
 _SLICE_NS = 50_000_000  # how long a call into C may take before signals are looked at
 _DOWN_POLL_S = 0.02
 _NEVER = (1 << 64) - 1  # of inet_deadline()
-_CHUNK = 256 * 1024  # bytes copied into pages at a time
+_YIELD_S = 0.0001  # how long another thread may take to see that the lock is free
+_OFFSET_MAX = (1 << 63) - 1  # off_t
 
 
 class Strategy(enum.Enum):
@@ -167,11 +172,13 @@ class SendfileResult:
         sbytes: bytes handed to TCP, header and trailer included.
         syscalls: system calls it made for the file.
         shrunk: the file ended before the bytes asked for; no trailer was sent.
+        strategy: how its bytes were got at: COPY where they could not be mapped.
     """
 
     sbytes: int
     syscalls: int
     shrunk: bool
+    strategy: Strategy
 
 
 class Stack(Closing):
@@ -211,7 +218,7 @@ class Stack(Closing):
         unclaimed: int = 0,
         seed: int = 0,
     ) -> None:
-        self._inet: Any = None
+        self._own = ffi.new("struct inet **")  # C fills and empties it in one step with the deed
         self._owner = this_process()
         self._lock = threading.RLock()
         self._waiter = Waiter()
@@ -235,19 +242,24 @@ class Stack(Closing):
         config.budget = budget or 0
         config.unclaimed = unclaimed
         config.seed = seed
-        out = ffi.new("struct inet **")
-        code = lib.inet_create(nic.handle, config, out)
-        if code:
-            raise error_from_errno(code, "make stack on", nic.tap.name)
         self.nic = nic
         self.address = str(ours.ip)
         self.queue = queue
         self._q = q
         self._keeps_unclaimed = unclaimed > 0
         self._left: deque[Frame] = deque()  # unclaimed, taken from C, and not passed up yet
-        self._inet = out[0]
-        self._turn = _Turn(self._inet, self._waiter)
-        nic._users[queue] = self
+        self._dropped: deque[Any] = deque()  # struct tcp_conn ** that nobody has any more
+        self._turn = _Turn(self._own, self._waiter)
+        try:
+            other = nic._users.setdefault(queue, self)
+            if other is not self:
+                raise nic._belongs(queue, other)
+            code = lib.inet_create(nic.handle, config, self._own)
+            if code:
+                raise error_from_errno(code, "make stack on", nic.tap.name)
+        except BaseException:
+            self.close()
+            raise
         track(self)
 
     def __repr__(self) -> str:
@@ -256,37 +268,40 @@ class Stack(Closing):
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
-        return self._inet is None
+        return not self._own[0]
 
     def close(self) -> None:
         """Abort what connections there are and give the queue back; again has no effect.
 
         In a forked child nothing happens to them: they are the parent's.
         """
-        if self._inet is None:
-            return
         if not self._owner.here:
             # The parent's; without the lock, which a thread of it may hold.
-            self._inet = self._turn.inet = None
+            self._own[0] = ffi.NULL
             self._left.clear()
             return
         self._waiter.close()
         with self._lock:
-            inet, self._inet = self._inet, None
-            self._turn.inet = None
             self._left.clear()
-            lib.inet_destroy(inet)
-            del self.nic._users[self.queue]
+            lib.inet_let_go(self._own)
+            if self.nic._users.get(self.queue) is self:
+                del self.nic._users[self.queue]
 
     def _forked(self) -> None:
         self._lock = threading.RLock()
-        self._turn.inet = None
+        self._turn.own = ffi.new("struct inet **")
 
     def _alive(self, operation: str) -> Any:
         self._owner.check(operation, "stack")
-        if self._inet is None or self._waiter.closing:
+        inet = self._own[0]
+        if not inet or self._waiter.closing:
             raise ClosedError(operation, "stack", "it is closed")
-        return self._inet
+        return inet
+
+    def _drop(self, own: Any) -> None:
+        """Have a connection reset that was let go of, when somebody next polls; from anywhere."""
+        self._dropped.append(own)
+        self._waiter.wake()
 
     # Progress
 
@@ -300,6 +315,11 @@ class Stack(Closing):
 
     def _poll(self) -> tuple[int, bool]:
         """Poll, in a turn: frames, and whether the link is down."""
+        while self._dropped:
+            own = self._dropped[0]
+            lib.tcp_let_go(own, True)
+            with contextlib.suppress(ValueError):  # a signal handler polled, too
+                self._dropped.remove(own)
         got = lib.inet_poll(self._alive("poll"))
         if got == -errno.ENETDOWN:
             return 0, True
@@ -457,14 +477,14 @@ class Stack(Closing):
         _check_port("connect to", host, port, 1)
         _check_port("connect from", self.address, local_port, 0)
         what = f"{host}:{port}"
-        out = ffi.new("struct tcp_conn **")
-        with self._lock, self._turn:
-            inet = self._alive("connect")
-            code = lib.tcp_connect(inet, _to_be32(address), port, local_port, out)
-        if code:
-            raise _tcp_error(code, "connect to", what)
-        connection = Connection(self, out[0])
+        connection = Connection(self)
         try:
+            with self._lock, self._turn:
+                inet = self._alive("connect")
+                code = lib.tcp_connect(inet, _to_be32(address), port, local_port, connection._own)
+                if code:
+                    raise _tcp_error(code, "connect to", what)
+                connection._name()
             connection._wait(lambda i: i.state not in _OPENING, timeout, "connect to")
             info = connection.info()
             if info.state is TcpState.CLOSED or info.state in _OPENING:
@@ -489,12 +509,16 @@ class Stack(Closing):
             TcpError: the port is taken.
         """
         _check_port("listen on", self.address, port, 1)
-        out = ffi.new("struct tcp_conn **")
-        with self._lock:
-            code = lib.tcp_listen(self._alive("listen"), port, backlog, out)
-        if code:
-            raise _tcp_error(code, "listen on", f"{self.address}:{port}")
-        return Listener(self, out[0], port)
+        listener = Listener(self, port)
+        try:
+            with self._lock:
+                code = lib.tcp_listen(self._alive("listen"), port, backlog, listener._own)
+            if code:
+                raise _tcp_error(code, "listen on", f"{self.address}:{port}")
+        except BaseException:
+            listener.abort()
+            raise
+        return listener
 
     def stats(self) -> StackStats:
         """Counters since it was made."""
@@ -518,11 +542,11 @@ class _Turn:
     before it.
     """
 
-    __slots__ = ("_waiter", "due", "inet")
+    __slots__ = ("_waiter", "due", "own")
 
-    def __init__(self, inet: Any, waiter: Waiter) -> None:
+    def __init__(self, own: Any, waiter: Waiter) -> None:
         self._waiter = waiter
-        self.inet = inet
+        self.own = own  # struct inet **
         self.due = _NEVER  # ns of CLOCK_MONOTONIC, as inet_deadline()
 
     def __enter__(self) -> None:
@@ -534,9 +558,10 @@ class _Turn:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.inet is None:
+        inet = self.own[0]
+        if not inet:
             return
-        due = lib.inet_deadline(self.inet)
+        due = lib.inet_deadline(inet)
         if due < self.due:
             self._waiter.wake()
         self.due = due
@@ -545,9 +570,13 @@ class _Turn:
 class _Endpoint:
     """What a listener and a connection share: a struct tcp_conn that is ours until it is closed."""
 
-    def __init__(self, stack: Stack, handle: Any) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self._handle = handle
+        self._site = int(ffi.cast("uintptr_t", _site.caller()))
+        # Filled and emptied by C, in one step with the deed: what is made is never without an
+        # owner, and nothing is closed twice, wherever a signal handler raises. What frees it runs
+        # no line of Python either.
+        self._own = ffi.gc(ffi.new("struct tcp_conn **"), stack._dropped.append)
 
     def __enter__(self) -> Self:
         return self
@@ -560,79 +589,119 @@ class _Endpoint:
     ) -> None:
         self.close() if value is None else self.abort()
 
+    def __del__(self) -> None:
+        own = getattr(self, "_own", None)
+        if own is None or not own[0] or self.stack.closed or not self.stack._owner.here:
+            return
+        # Not now: this may be any thread, in the middle of anything.
+        self.stack._drop(own)
+        left = f"unclosed {self._what()}, made at {_site.name(self._site)}"
+        del self  # a warning that is raised keeps this frame
+        warnings.warn(left, ResourceWarning, stacklevel=1)
+
     @property
     def closed(self) -> bool:
         """Whether it was closed or aborted, by itself or with its stack."""
-        return self._handle is None or self.stack.closed
+        return not self._own[0] or self.stack.closed
+
+    def _what(self) -> str:
+        raise NotImplementedError
 
     def _conn(self, operation: str) -> Any:
         """Return the struct tcp_conn; call with the stack's lock held."""
         self.stack._owner.check(operation, "connection")
         if self.closed:
             raise ClosedError(operation, repr(self), "it is closed")
-        return self._handle
+        return self._own[0]
 
     def close(self) -> None:
         """Let go of it; again has no effect."""
-        if not self.stack._owner.here:
-            self._handle = None  # a forked child: it is the parent's
-            return
-        with self.stack._lock, self.stack._turn:
-            if not self.closed:
-                lib.tcp_close(self._handle)
-            self._handle = None
+        self._let_go(reset=False)
 
     def abort(self) -> None:
         """Send RST where there is a peer, and forget everything; again has no effect."""
+        self._let_go(reset=True)
+
+    def _let_go(self, *, reset: bool) -> None:
         if not self.stack._owner.here:
-            self._handle = None
+            self._own[0] = ffi.NULL  # a forked child: it is the parent's
             return
         with self.stack._lock, self.stack._turn:
             if not self.closed:
-                lib.tcp_abort(self._handle)
-            self._handle = None
+                lib.tcp_let_go(self._own, reset)
+        # Other threads may wait for what will not come.
+        self.stack._waiter.wake()
 
 
 class Listener(_Endpoint):
-    """A port that accepts connections; use as a context manager."""
+    """A port that accepts connections; use as a context manager.
 
-    def __init__(self, stack: Stack, handle: Any, port: int) -> None:
-        super().__init__(stack, handle)
+    One that is let go of without close() is closed, with a ResourceWarning, by the stack's next
+    call that waits or polls.
+    """
+
+    def __init__(self, stack: Stack, port: int) -> None:
+        super().__init__(stack)
         self.port = port
 
     def __repr__(self) -> str:
         return f"<Listener {self.stack.address}:{self.port}{' closed' * self.closed}>"
+
+    def _what(self) -> str:
+        return f"listener on {self.stack.address}:{self.port}"
 
     def accept(self, timeout: float | None = None) -> Connection:
         """Wait for the next connection.
 
         Raises:
             WaitTimeoutError: none came within `timeout` seconds.
+            ClosedError: closed, also from another thread meanwhile.
         """
+        connection = Connection(self.stack)
 
-        def next_one() -> Any:
-            return lib.tcp_accept(self._conn("accept on")) or None
+        def next_one() -> Connection | None:
+            if not lib.tcp_accept_into(self._conn("accept on"), connection._own):
+                return None
+            connection._name()
+            return connection
 
-        handle = self.stack._until(next_one, timeout, "accept on", repr(self))
-        return Connection(self.stack, handle)
+        try:
+            return self.stack._until(next_one, timeout, "accept on", repr(self))
+        except BaseException:
+            connection.abort()
+            raise
 
 
 class Connection(_Endpoint):
-    """A TCP connection; use as a context manager: it is closed, or aborted after an exception."""
+    """A TCP connection; use as a context manager: it is closed, or aborted after an exception.
 
-    def __init__(self, stack: Stack, handle: Any) -> None:
-        super().__init__(stack, handle)
+    Threads may share one: calls that send take turns, each has the connection until all its bytes
+    are taken; so do calls that receive. A connection that is let go of without close() is reset,
+    with a ResourceWarning, by the stack's next call that waits or polls.
+
+    Attributes:
+        local, peer: (address, port).
+    """
+
+    local: tuple[str, int]
+    peer: tuple[str, int] = ("0.0.0.0", 0)
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self._senders = Turns()
+        self._receivers = Turns()
+
+    def _name(self) -> None:
         info = self.info()
         self.local = info.local
         self.peer = info.peer
-        self._receiving = threading.Lock()
 
     def __repr__(self) -> str:
-        if self.closed:
-            return f"<Connection to {self.peer[0]}:{self.peer[1]} closed>"
+        which = f"Connection to {self.peer[0]}:{self.peer[1]}"
         if not self.stack._owner.here:
-            return f"<Connection to {self.peer[0]}:{self.peer[1]} of another process>"
-        return f"<Connection to {self.peer[0]}:{self.peer[1]} {self.info().state.name}>"
+            return f"<{which} {'closed' if self.closed else 'of another process'}>"
+        with self.stack._lock:
+            return f"<{which} {'closed' if self.closed else self.info().state.name}>"
 
     def _what(self) -> str:
         return f"connection to {self.peer[0]}:{self.peer[1]}"
@@ -681,46 +750,93 @@ class Connection(_Endpoint):
         except WaitTimeoutError as e:
             raise TcpTimeoutError(e.operation, e.object, e.problem) from None
 
+    def _in_turn(self, line: Turns, operation: str, left: _Countdown, act: Callable[[], _T]) -> _T:
+        """Do something when it is this caller's turn.
+
+        Raises:
+            TcpTimeoutError: it did not come in time.
+            BusyError: this thread has the turn.
+        """
+        ticket = Ticket()
+
+        def come() -> bool | None:
+            self._conn(operation)
+            if line.has(ticket):
+                return True
+            if line is self._senders:
+                self._check_sendable()
+            return None
+
+        try:
+            with self.stack._lock:
+                line.join(ticket, operation, self._what())
+                mine = line.has(ticket)
+            if not mine:
+                try:
+                    self.stack._until(come, left(), operation, self._what())
+                except WaitTimeoutError as e:
+                    raise TcpTimeoutError(
+                        e.operation, e.object, f"other threads had the turn for {left.total} s"
+                    ) from None
+            return act()
+        finally:
+            with self.stack._lock:
+                waiting = line.leave(ticket)
+            if waiting:
+                self.stack._waiter.wake()
+
     def send(self, data: Bytes | Chain, timeout: float | None = None) -> int:
-        """Put bytes into the send buffer, waiting for room as need be.
+        """Put bytes into the send buffer, waiting for room and for pages as need be.
 
         Bytes are copied, into pages; a Chain (a received one, say) is sent from where it lies, and
-        may be released as soon as this returns.
+        may be released as soon as this returns. Another thread's send() or sendfile() comes before
+        or after all of it, never in between.
 
         Args:
             data: any number of bytes.
-            timeout: seconds for all of it.
+            timeout: seconds for all of it, the wait for its turn included.
 
         Returns: bytes taken: all of them.
 
         Raises:
-            TcpTimeoutError: no room in time; what was taken before is sent.
+            TcpTimeoutError: no room in time. Its `sent`, as that of each of these, says how many
+                bytes were taken before; they are sent.
             TcpResetError, TcpTimeoutError, TcpAbortedError: the connection broke.
-            TcpClosedError: after shutdown().
-            ResourceError: out of pages or mbufs.
+            TcpClosedError: after shutdown(), also from another thread meanwhile.
+            ClosedError: closed, also from another thread meanwhile.
+            BusyError: called by what this thread's own send() or sendfile() calls.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        left = _Countdown(timeout)
+        source = _Source(data, "send on", self._what())
+        try:
+            return self._in_turn(
+                self._senders, "send on", left, lambda: self._send_source(source, left)
+            )
+        except BaseException as e:
+            _tell_sent(e, source.done)
+            raise
 
-        def left() -> float | None:
-            return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def _send_source(self, source: _Source, left: _Countdown) -> int:
+        def step() -> bool | None:
+            conn = self._conn("send on")
+            before = source.done
+            code = lib.tcp_send_some(conn, source.c)
+            if source.done != before:
+                lib.tcp_output(conn)
+            if code < 0:
+                if -code in (errno.EPIPE, errno.ENOTCONN):
+                    self._check_sendable()
+                raise self._error(code, "send on")
+            return True if code else (False if source.done != before else None)
 
-        if isinstance(data, Chain):
-            size = len(data)
-            self._send_room(size, left())
-            m = lib.m_copym(data._chain("send"), 0, lib.M_COPYALL, lib.M_NOWAIT) if size else None
-            if m is not None:
-                self._send_chain(self._made(m))
-            return size
-        view = memoryview(data).cast("B")
-        done = 0
-        with self.stack._lock:
-            self._check_sendable()
-        while done < len(view):
-            room = self._send_room(1, left())
-            part = view[done : done + min(room, _CHUNK)]
-            self._send_chain(self._copy_in(part))
-            done += len(part)
-        return done
+        try:
+            while not self.stack._until(step, left(), "send on", self._what()):
+                pass
+        except WaitTimeoutError as e:
+            raise TcpTimeoutError(
+                e.operation, e.object, f"the peer took nothing for {left.total:.1f} s"
+            ) from None
+        return source.done
 
     def _check_sendable(self) -> None:
         info = self.info()
@@ -728,45 +844,6 @@ class Connection(_Endpoint):
             raise self._error(info.error, "send on")
         if info.state not in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT):
             raise TcpClosedError("send on", self._what(), f"it is {info.state.name.lower()}")
-
-    def _send_room(self, want: int, timeout: float | None) -> int:
-        """Wait until the send buffer has room; how much it has."""
-
-        def found() -> int | None:
-            room = int(lib.tcp_send_room(self._conn("send on")))
-            if room < want:
-                self._check_sendable()
-                return None
-            return room
-
-        try:
-            return self.stack._until(found, timeout, "send on", self._what())
-        except WaitTimeoutError as e:
-            raise TcpTimeoutError(
-                e.operation, e.object, f"the peer took nothing for {timeout:.1f} s"
-            ) from None
-
-    def _copy_in(self, data: Bytes) -> Any:
-        machine = self.stack.nic.arena.handle
-        held = ffi.from_buffer(data)
-        return self._made(lib.mb_frombytes(machine.mbufs, machine.jumbo, held, len(held)))
-
-    def _made(self, m: Any) -> Any:
-        if not m:
-            raise ResourceError("send on", self._what(), "out of pages or mbufs", "a larger arena")
-        return m
-
-    def _send_chain(self, m: Any) -> None:
-        with self.stack._lock, self.stack._turn:
-            try:
-                code = lib.tcp_send(self._conn("send on"), m)
-            except BaseException:
-                lib.m_freem(m)
-                raise
-            if code:
-                lib.m_freem(m)
-                raise self._error(code, "send on")
-            lib.tcp_output(self._handle)
 
     def recv(self, max: int = 65536, timeout: float | None = None) -> bytes:  # noqa: A002
         """Wait for bytes and copy them out.
@@ -800,6 +877,7 @@ class Connection(_Endpoint):
             raise ArgumentError("receive from", self._what(), f"max={max}", "at least 1")
         free = self.stack.nic.arena._free_chain
         frame = ffi.new("struct frame *")
+        left = _Countdown(timeout)
 
         def found() -> tuple[Chain | None] | None:
             conn = self._conn("receive from")
@@ -818,9 +896,13 @@ class Connection(_Endpoint):
                 return (None,)
             return None
 
+        def receive() -> Chain | None:
+            return self.stack._until(found, left(), "receive from", self._what())[0]
+
         try:
-            with self._receiving:
-                return self.stack._until(found, timeout, "receive from", self._what())[0]
+            return self._in_turn(self._receivers, "receive from", left, receive)
+        except TcpTimeoutError:
+            raise
         except WaitTimeoutError as e:
             raise TcpTimeoutError(e.operation, e.object, e.problem) from None
 
@@ -838,16 +920,20 @@ class Connection(_Endpoint):
     ) -> SendfileResult:
         """Send a file or a part of it, as FreeBSD's system call of that name does.
 
+        Another thread's send() or sendfile() comes before or after all of it, never in between. A
+        file that tells a wrong size, as those of /proc and /sys do, is read to its end.
+
         Args:
             file: a path, a descriptor, or an open file; its own offset stays where it is.
             offset: first byte.
             nbytes: how many; None: to the end of the file.
-            header: sent before it.
-            trailer: sent after it, unless the file ended early.
-            strategy: how to get at its bytes.
+            header: sent before it; of any length.
+            trailer: sent after it, unless the file ended early; of any length.
+            strategy: how to get at its bytes. A file that cannot be mapped is copied instead, and
+                the result says so.
             sync: return only when everything is acknowledged.
             progress: called with the bytes handed over so far, some twenty times a second. What it
-                raises ends the transfer.
+                raises ends the transfer. It cannot send on the connection.
 
         Returns: what was done, also when the file was shorter than asked for.
 
@@ -855,10 +941,12 @@ class Connection(_Endpoint):
             FileError: not to be opened or read, or not a regular file. After a read error in the
                 middle, or when it shrank below what is in the send buffer, the connection was
                 reset, so that nobody takes the rest for the file. Strategy.DIRECT: its file system
-                has no direct I/O.
+                has no direct I/O. Its `sent`, as that of each of these, says how many bytes were
+                taken before, header and trailer included.
             UnsupportedError: Strategy.DIRECT: io_uring may not be used here.
-            ArgumentError: a negative offset or length.
-            TcpClosedError, TcpResetError, TcpTimeoutError, TcpAbortedError: as send().
+            ArgumentError: an offset or length that no file has.
+            TcpClosedError, TcpResetError, TcpTimeoutError, TcpAbortedError, ClosedError, BusyError:
+                as send().
         """
         if isinstance(file, str | os.PathLike):
             try:
@@ -882,57 +970,88 @@ class Connection(_Endpoint):
         name = _name_of(fd)
         if offset < 0 or (nbytes is not None and nbytes < 0):
             raise ArgumentError("send file", name, f"offset {offset}, {nbytes} bytes", "0 or more")
-        if nbytes == 0:  # which sendfile(2) takes for "to the end"
-            _check_regular(fd, name)
-            sent = self.send(header) + self.send(trailer)
-            if sync:
-                self.drain()
-            return SendfileResult(sent, 0, False)
-        machine = self.stack.nic.arena.handle
-        transfer = ffi.new("struct sendfile *")
-        with self.stack._lock, self.stack._turn:
-            conn = self._conn("send file on")
-            before = self._copy_in(header) if header else ffi.NULL
-            try:
-                after = self._copy_in(trailer) if trailer else ffi.NULL
-            except BaseException:
-                lib.m_freem(before)
-                raise
-            code = lib.sendfile_begin(
-                transfer,
-                conn,
-                self.stack._alive("send file"),
-                machine.sf_map,
-                machine.jumbo,
-                fd,
-                offset,
-                nbytes or 0,
-                before,
-                after,
-                lib.SF_SYNC if sync else 0,
-                strategy.value,
+        if offset + (nbytes or 0) > _OFFSET_MAX:
+            raise ArgumentError(
+                "send file", name, f"offset {offset}, {nbytes} bytes", f"up to {_OFFSET_MAX}"
             )
-        if code:
-            if strategy is Strategy.DIRECT and -code in _NO_DIRECT:
-                _check_regular(fd, name)
-                raise _NO_DIRECT[-code](name)
-            raise self._sendfile_error(code, fd, name)
-        try:
-            while True:
-                with self.stack._lock, self.stack._turn:
-                    self._conn("send file on")
-                    code = lib.sendfile_run(transfer, _SLICE_NS)
-                self.stack._waiter.wake()
-                if progress is not None:
-                    progress(transfer.sbytes)
-                if code == 1:
-                    return SendfileResult(transfer.sbytes, transfer.syscalls, transfer.shrunk)
-                if code not in (0, -errno.EINTR):
-                    raise self._sendfile_error(code, fd, name)
-        finally:
+        around = [_Source(data, "send file", name) for data in (header, trailer)]
+        machine = self.stack.nic.arena.handle
+        # Whatever it holds goes with it, however this ends.
+        end = functools.partial(lib.sendfile_end)  # C's: no signal handler raises in it
+        end.__dict__["keeps"] = machine
+        transfer = ffi.gc(ffi.new("struct sendfile *"), end)
+
+        def run() -> SendfileResult:
             with self.stack._lock, self.stack._turn:
-                if not self.stack.nic.closed and self.stack._owner.here:
-                    lib.sendfile_end(transfer)
+                code = lib.sendfile_begin(
+                    transfer,
+                    self._conn("send file on"),
+                    self.stack._alive("send file"),
+                    machine.sf_map,
+                    machine.jumbo,
+                    fd,
+                    offset,
+                    nbytes or 0,
+                    around[0].c,
+                    around[1].c,
+                    lib.SF_SYNC if sync else 0,
+                    strategy.value,
+                )
+            if code:
+                if strategy is Strategy.DIRECT and -code in _NO_DIRECT:
+                    _check_regular(fd, name)
+                    raise _NO_DIRECT[-code](name)
+                raise self._sendfile_error(code, fd, name)
+            if nbytes == 0:  # which sendfile(2) takes for "to the end"
+                transfer.end = offset
+            try:
+                return self._run_transfer(transfer, fd, name, progress)
+            finally:
+                with self.stack._lock, self.stack._turn:
+                    if not self.closed:
+                        lib.tcp_set_more(self._own[0], False)
+
+        try:
+            return self._in_turn(self._senders, "send file on", _Countdown(None), run)
+        except BaseException as e:
+            _tell_sent(e, int(transfer.sbytes))
+            raise
+        finally:
+            if self.stack._owner.here:
+                lib.sendfile_end(transfer)
+            else:
+                ffi.gc(transfer, None)  # a forked child: it is the parent's
+
+    def _run_transfer(
+        self, transfer: Any, fd: int, name: str, progress: Callable[[int], object] | None
+    ) -> SendfileResult:
+        while True:
+            with self.stack._lock, self.stack._turn:
+                self._conn("send file on")
+                code = lib.sendfile_run(transfer, _SLICE_NS)
+            self.stack._waiter.wake()
+            if progress is not None:
+                progress(transfer.sbytes)
+            if code == 1:
+                return SendfileResult(
+                    transfer.sbytes,
+                    transfer.syscalls,
+                    transfer.shrunk,
+                    Strategy(transfer.strategy),
+                )
+            if code not in (0, -errno.EINTR):
+                if transfer.of_file:
+                    raise self._file_error(code, name)
+                raise self._sendfile_error(code, fd, name)
+            # The lock is not fair: a thread that waits for it would see it taken for ever.
+            time.sleep(_YIELD_S)
+
+    def _file_error(self, code: int, name: str) -> HarnessError:
+        if code == -errno.EIO:
+            return _pages_gone("send file", name)
+        if code == -errno.ENOMEM:
+            return ResourceError("send file", name, errno=-code)
+        return FileError("send file", name, errno=-code)
 
     def _sendfile_error(self, code: int, fd: int, name: str) -> HarnessError:
         code = abs(code)
@@ -949,15 +1068,20 @@ class Connection(_Endpoint):
     def shutdown(self) -> None:
         """Finish sending: FIN after what is in the send buffer. Receiving goes on.
 
+        A send() or sendfile() of another thread that is not through ends with TcpClosedError.
+
         Raises:
             TcpClosedError: it is not connected.
         """
         with self.stack._lock, self.stack._turn:
-            conn = self._conn("shut down")
-            code = lib.tcp_shutdown(conn)
-            if code:
-                raise self._error(code, "shut down")
-            lib.tcp_output(conn)
+            self._finish(self._conn("shut down"))
+        self.stack._waiter.wake()
+
+    def _finish(self, conn: Any) -> None:
+        code = lib.tcp_shutdown(conn)
+        if code:
+            raise self._error(code, "shut down")
+        lib.tcp_output(conn)
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait until the peer has acknowledged everything sent so far.
@@ -983,21 +1107,87 @@ class Connection(_Endpoint):
             TcpResetError, TcpTimeoutError, TcpAbortedError: it broke before the peer had all of it.
             FileError: as drain().
         """
-        if self.closed or not self.stack._owner.here:
-            self._handle = None
+        if not self.stack._owner.here:
+            super().close()
             return
         try:
-            info = self.info()
+            with self.stack._lock, self.stack._turn:
+                if self.closed:
+                    return
+                info = self.info()
+                if info.state in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT):
+                    self._finish(self._own[0])
+            self.stack._waiter.wake()
             sending = info.unsent or info.unacked or info.state not in _FINISHED
             if sending and info.state is not TcpState.SYN_SENT:
-                if info.state in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT):
-                    self.shutdown()
-                with contextlib.suppress(TcpTimeoutError):
-                    info = self._wait(lambda i: i.state in _FINISHED, timeout, "close")
-                if info.error:
-                    raise self._error(info.error, "close")
+                error = self._wait_finished(timeout)
+                if error:
+                    raise self._error(error, "close")
         finally:
             super().close()
+
+    def _wait_finished(self, timeout: float | None) -> int:
+        """Wait until the peer has everything, the time is over, or another thread let go of it.
+
+        Returns: the error number that ended it, or 0.
+        """
+
+        def found() -> int | None:
+            if self.closed:
+                return 0
+            info = self.info()
+            return info.error or (0 if info.state in _FINISHED else None)
+
+        try:
+            return self.stack._until(found, timeout, "close", self._what())
+        except WaitTimeoutError:
+            return 0
+
+
+class _Countdown:
+    """Seconds that are left of a timeout, at each call; None: there is none."""
+
+    __slots__ = ("_deadline", "total")
+
+    def __init__(self, timeout: float | None) -> None:
+        self.total = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def __call__(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+class _Source:
+    """What is to be sent, as C takes it piece by piece; it stays as it is meanwhile."""
+
+    __slots__ = ("_held", "c")
+
+    def __init__(self, data: Bytes | Chain, operation: str, what: str) -> None:
+        self.c = ffi.new("struct tcp_source *")
+        if isinstance(data, Chain):
+            self._held = self.c.chain = data._chain("send")
+            self.c.len = len(data)
+            return
+        try:
+            self._held = self.c.data = ffi.from_buffer(data)
+        except (TypeError, ValueError, BufferError) as e:
+            raise ArgumentTypeError(
+                operation,
+                what,
+                f"a {type(data).__name__} is no contiguous buffer of bytes: {e}",
+                "bytes, a bytearray or memoryview is wanted",
+            ) from e
+        self.c.len = len(self._held)
+
+    @property
+    def done(self) -> int:
+        return int(self.c.done)
+
+
+def _tell_sent(error: BaseException, sent: int) -> None:
+    """Say in an exception how many bytes were taken."""
+    if isinstance(error, HarnessError):
+        error.sent = sent
 
 
 def _pages_gone(operation: str, what: str) -> FileError:

@@ -543,9 +543,11 @@ class Nic(Closing):
         if not 0 <= queue < len(self._queues):
             raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
         if queue in self._users:
-            user = self._users[queue]
-            raise BusyError("use", f"queue {queue}", f"it belongs to {user!r}", "use that instead")
+            raise self._belongs(queue, self._users[queue])
         return self._queues[queue]
+
+    def _belongs(self, queue: int, user: SupportsClose) -> BusyError:
+        return BusyError("use", f"queue {queue}", f"it belongs to {user!r}", "use that instead")
 
     # Transmit
 
