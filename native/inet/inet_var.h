@@ -119,6 +119,7 @@ struct inet {
     uint64_t cookie_until; /* a SYN cookie may come back until then */
 
     struct inet_pool page, mbuf;
+    uint32_t promise; /* bytes that each connection is promised without setting pages aside */
     bool was_short;
     uint64_t next_relief;
 
@@ -197,7 +198,7 @@ csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)
 
 /* -- mem.c: the budget -- */
 
-#define MEM_PROMISE 65536u /* bytes that each connection is promised without setting pages aside */
+#define MEM_PROMISE_MAX 65536u
 #define MEM_FILL_MIN 1024u /* bytes in a page, at least: what compacting comes to */
 
 /* mem_init() - divide the pool; @budget: pages at most, 0: what the rings leave, less a quarter. */

@@ -17,9 +17,9 @@
  * "Dynamic Queue Length Thresholds"): alone it may take two thirds of the limit, each of n that are full
  * has 2/(2n + 1), and 1/(2n + 1) always remains for one that comes later.
  *
- * Receiving: a window is a promise of pages. It never exceeds the share, begins at MEM_PROMISE bytes, and
- * grows by what arrives; what it promises beyond MEM_PROMISE is set aside (`promised`), so that all
- * promises can be kept. Only the first MEM_PROMISE bytes of idle connections are promised more than once.
+ * Receiving: a window is a promise of pages. It never exceeds the share, begins small (`promise`: a 64th
+ * of the limit), and grows by what arrives; what it promises beyond that is set aside (`promised`), so that all
+ * promises can be kept. Only the beginnings of idle connections are promised more than once.
  * What then arrives in order beyond the limit is taken as far as there is room and dropped behind that, so
  * that its sender slows down; what arrives out of order beyond the share is dropped. When pages are
  * short, a small segment is copied behind the one before it, or into an mbuf of its own.
@@ -66,6 +66,7 @@ mem_init(struct inet *in, uint32_t budget)
     in->mbuf = (struct inet_pool){.limit = (uint32_t)(mbufs / 2),
                                   .floor = (uint32_t)(mbufs / 4),
                                   .reserve = (uint32_t)(mbufs / 4)};
+    in->promise = u32_min(MEM_PROMISE_MAX, u32_max(in->page.limit * (PAGE_SIZE / 64), PAGE_SIZE));
     in->max_conns = u32_min(TCP_CONNS_MAX, (uint32_t)(mbufs / 8 * 3));
     mem_look(in);
 }
@@ -147,17 +148,21 @@ tcp_mem_window(const struct tcp_conn *c)
     uint64_t pages = left(&in->page, c->rcv_pages + c->promised, c->rcv_pages);
     uint64_t mbufs = left(&in->mbuf, c->rcv_mbufs, c->rcv_mbufs);
     uint64_t bytes = u64_min(u64_min(pages, mbufs) * c->rcv_fill, c->rcv_limit);
+    uint32_t least = 0;
 
-    /* An empty queue always takes a segment, or the beginning of one. */
-    if (!c->rcv_pages && c->rcv_cc < (uint32_t)MLEN && bytes < c->rcv_mss)
-        bytes = c->rcv_mss;
-    return (uint32_t)bytes;
+    /*
+     * An empty queue always takes a segment or two, or the beginning. A peer sends none that the window
+     * holds only in part (RFC 9293 3.8.6.2.1) before its timer says so: the scale may cost nothing of it.
+     */
+    if (!c->rcv_pages && c->rcv_cc < (uint32_t)MLEN)
+        least = (2 * c->rcv_mss + (1u << c->rcv_wscale) - 1) >> c->rcv_wscale << c->rcv_wscale;
+    return bytes < least ? least : (uint32_t)bytes;
 }
 
 void
 tcp_mem_promise(struct tcp_conn *c)
 {
-    uint32_t beyond = c->rcv_fin_done ? 0 : less(c->rcv_adv - c->rcv_nxt, MEM_PROMISE);
+    uint32_t beyond = c->rcv_fin_done ? 0 : less(c->rcv_adv - c->rcv_nxt, c->in->promise);
 
     c->in->page.promised -= c->promised;
     c->promised = (beyond + c->rcv_fill - 1) / c->rcv_fill;

@@ -68,7 +68,7 @@ tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
     c->cwnd = c->mss;
     c->ssthresh = UINT32_MAX / 2; /* RFC 5681 3.1: arbitrarily high */
     c->quickacks = TCP_QUICKACKS;
-    c->rcv_limit = u32_min(MEM_PROMISE, in->rcvbuf);
+    c->rcv_limit = u32_min(in->promise, in->rcvbuf);
     c->rcv_fill = PAGE_SIZE;
     c->rcv_wscale = wscale(in);
     for (unsigned t = 0; t < TT_COUNT; t++)
