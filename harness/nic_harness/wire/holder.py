@@ -28,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import warnings  # noqa: F401 - what os.get_exec_path() would import later
 from collections.abc import Iterable, Sequence
 from ctypes import CDLL, c_char_p, c_int, c_ulong, c_void_p, get_errno
 
