@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a public header puts around its declarations: C linkage for C++, and
- * visibility outside the shared library (all else is hidden).
+ * Every public header wraps its declarations in these: they give C linkage in C++, and make the
+ * functions visible outside the shared library (everything else is hidden).
  */
 #ifndef NIC_HARNESS_DECLS_H
 #define NIC_HARNESS_DECLS_H

@@ -6,7 +6,7 @@
 
 HARNESS_BEGIN_DECLS
 
-/* The library's release, "major.minor.patch"; static storage. */
+/* harness_version() - the library's release, "major.minor.patch"; static storage. */
 const char *harness_version(void);
 
 HARNESS_END_DECLS

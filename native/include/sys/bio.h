@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What an I/O is: its command, as buf(9) and bio(9) share it. */
+/* I/O commands and flags that buf(9) and bio(9) share. */
 #ifndef NIC_HARNESS_SYS_BIO_H
 #define NIC_HARNESS_SYS_BIO_H
 
@@ -11,7 +11,7 @@
 #define BIO_FLUSH 0x05
 
 /* bio_flags, b_ioflags */
-#define BIO_ERROR 0x01 /* b_error says what */
+#define BIO_ERROR 0x01 /* b_error holds the error */
 #define BIO_DONE 0x02
 
 #endif

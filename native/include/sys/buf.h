@@ -15,23 +15,23 @@
 HARNESS_BEGIN_DECLS
 
 #ifndef MAXPHYS
-#define MAXPHYS (128 * 1024) /* bytes of a buffer's window */
+#define MAXPHYS (128 * 1024) /* size of a buffer's window, bytes */
 #endif
 
 struct vnode;
 
 /*
- * A buffer. A new one has b_data at the start of its window, b_bufsize MAXPHYS, no credentials, and
- * zero in all other fields.
+ * A buffer. In a new one, b_data points to the start of its window, b_bufsize is MAXPHYS, there are
+ * no credentials, and all other fields are zero.
  */
 struct buf {
-    char *b_data;      /* of this I/O; within the window unless the user says otherwise */
-    long b_bufsize;    /* bytes there */
+    char *b_data;      /* this I/O's data; in the window unless the user changes it */
+    long b_bufsize;    /* bytes at b_data */
     long b_bcount;     /* bytes to move */
     long b_resid;      /* bytes not moved */
-    off_t b_offset;    /* in the file */
-    off_t b_iooffset;  /* on the device */
-    int64_t b_blkno;   /* the same in blocks of DEV_BSIZE */
+    off_t b_offset;    /* file offset, bytes */
+    off_t b_iooffset;  /* device offset, bytes */
+    int64_t b_blkno;   /* device offset in blocks of DEV_BSIZE */
     uint32_t b_flags;  /* the user's */
     uint8_t b_iocmd;   /* BIO_READ, BIO_WRITE */
     uint8_t b_ioflags; /* BIO_ERROR, BIO_DONE */
@@ -45,25 +45,25 @@ struct buf {
     void *b_caller1, *b_caller2;
     void *b_fsprivate1;
 
-    /* The pool's, and constant while the buffer is in use. */
+    /* Set by the pool, and constant while the buffer is in use. */
     char *b_kvabase; /* the window */
     int b_kvasize;   /* MAXPHYS */
     uint32_t b_state;
     struct buf *b_freelist;
-    struct vm_page *b_pages; /* of the window, one after the other */
+    struct vm_page *b_pages; /* the window's pages, contiguous */
 };
 
 /*
- * getpbuf() - a buffer; sleeps, whatever signals come, until there is one
- * @pfreecnt: how many the caller may still take; NULL or -1: no limit but the pool's
+ * getpbuf() - allocate a buffer; sleeps, uninterrupted by signals, until one is free
+ * @pfreecnt: how many more buffers the caller may take; NULL or -1: limited only by the pool
  */
 struct buf *getpbuf(int *pfreecnt);
-/* trypbuf() - a buffer; NULL, with nothing changed, when *@pfreecnt is 0 or the pool is empty. */
+/* trypbuf() - allocate a buffer; NULL, with nothing changed, if *@pfreecnt is 0 or the pool is empty. */
 struct buf *trypbuf(int *pfreecnt);
-/* relpbuf() - give a buffer back, with the counter it was taken with, and wake whoever waits. */
+/* relpbuf() - release a buffer to the counter it was taken with, and wake any waiting threads. */
 void relpbuf(struct buf *bp, int *pfreecnt);
 
-/* nswbuf - buffers that there are */
+/* nswbuf - number of buffers in the pool */
 int pbuf_nswbuf(void);
 #define nswbuf pbuf_nswbuf()
 

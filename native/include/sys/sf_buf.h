@@ -9,11 +9,11 @@
 HARNESS_BEGIN_DECLS
 
 #define SFB_DEFAULT 0
-#define SFB_CATCH 1      /* a signal ends the sleep for a buffer */
-#define SFB_CPUPRIVATE 2 /* only the calling thread uses the mapping */
-#define SFB_NOWAIT 4     /* NULL rather than sleep */
+#define SFB_CATCH 1      /* a signal interrupts the sleep */
+#define SFB_CPUPRIVATE 2 /* only the calling thread uses it */
+#define SFB_NOWAIT 4     /* return NULL instead of sleeping */
 
-/* A page's sf_buf and its descriptor are one object: 64 bytes for both. */
+/* A page's sf_buf and its descriptor are one object of 64 bytes. */
 struct sf_buf;
 
 struct sf_buf *sf_buf_alloc(struct vm_page *m, int flags);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What driver code expects to have at hand everywhere: assertions, and the memory calls of libkern. */
+/* What driver code expects everywhere: assertions, and the memory calls of libkern. */
 #ifndef NIC_HARNESS_SYS_SYSTM_H
 #define NIC_HARNESS_SYS_SYSTM_H
 
@@ -10,8 +10,8 @@
 #include <sys/types.h>
 
 /*
- * panic(9), KASSERT(9) - in a program's own code, where printing and ending are its own decision; the
- * library does neither. @msg is a parenthesised printf() argument list, as in the kernel.
+ * panic(9), KASSERT(9) - for a program's own code, which may print and exit; the library does
+ * neither. @msg is a parenthesised printf() argument list, as in the kernel.
  */
 #ifndef panic
 #define panic(...) (fprintf(stderr, "panic: " __VA_ARGS__), fputc('\n', stderr), abort())

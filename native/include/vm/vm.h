@@ -14,7 +14,7 @@ typedef uint64_t vm_paddr_t;   /* physical address: byte offset into the arena *
 typedef size_t vm_size_t;      /* bytes */
 typedef uint64_t vm_pindex_t;  /* page number within an object */
 typedef int64_t vm_ooffset_t;  /* byte offset within an object */
-/* <sys/types.h> has it too, but not in strict C (-std=c11). */
+/* <sys/types.h> defines it too, but not in strict C (-std=c11). */
 typedef char *caddr_t;
 
 struct vm_page;
@@ -28,7 +28,7 @@ typedef struct vm_object *vm_object_t;
 #ifndef PAGE_SIZE
 #define PAGE_SIZE ((vm_size_t)1 << PAGE_SHIFT)
 #endif
-/* The offset within a page, as BSD has it; glibc's <sys/user.h> gives the name to the complement. */
+/* The mask of the offset within a page, as in BSD; glibc's <sys/user.h> uses the name for the complement. */
 #undef PAGE_MASK
 #define PAGE_MASK (PAGE_SIZE - 1)
 

@@ -2,8 +2,8 @@
 /*
  * vm_page: the descriptor of one page, of the arena ("physical memory") or of an open file.
  *
- * One cache line. The first half is what the fast paths touch; the second half is the page's flight
- * record, which is what names a leak, a double free or a use after free.
+ * One cache line. The fast paths use the first half; the second half is the page's flight record,
+ * which lets a report name a leak, a double free or a use after free.
  */
 #ifndef NIC_HARNESS_VM_VM_PAGE_H
 #define NIC_HARNESS_VM_VM_PAGE_H
@@ -16,20 +16,20 @@
 
 HARNESS_BEGIN_DECLS
 
-/* Where a page is in its life. A page is in exactly one state. */
+/* Where a page is in its life cycle. A page is always in exactly one state. */
 enum vm_page_state {
-    VPS_NONE = 0,   /* no memory behind it yet */
+    VPS_NONE = 0,   /* no memory yet */
     VPS_FREE = 1,   /* in a pool */
-    VPS_ALLOC = 2,  /* in the hands of the driver */
-    VPS_POSTED = 3, /* on a receive ring: the device may write it */
+    VPS_ALLOC = 2,  /* owned by the driver */
+    VPS_POSTED = 3, /* on a receive ring: the device may write to it */
     VPS_MBUF = 4,   /* external storage of an mbuf */
-    VPS_HELD = 5,   /* freed, but somebody holds it still */
+    VPS_HELD = 5,   /* freed, but still held */
     VPS_STOLEN = 6, /* left the jumbo pool for good; lives on its own */
-    VPS_KMEM = 7,   /* rings, mbufs, windows: memory of the harness itself */
+    VPS_KMEM = 7,   /* the harness's own memory: rings, mbufs, windows */
     VPS_FILE = 8,   /* a page of an open file */
 };
 
-/* What happened to a page; sixteen of these, newest lowest, fit its history. */
+/* Events in a page's life. A history holds sixteen of them, the newest in the low bits. */
 enum vm_page_event {
     VPE_NONE = 0,
     VPE_ALLOC = 1,
@@ -54,17 +54,17 @@ enum vm_page_event {
 struct vm_page {
     union {
         struct vm_page *next; /* while free: the pool's list */
-        vm_object_t object;   /* a file page: whose; NULL for an arena page in use */
+        vm_object_t object;   /* a file page's object; NULL for an arena page in use */
     };
     vm_pindex_t pindex;  /* page number in the arena or in the object */
-    uint32_t generation; /* of the binding: a handle bound anew gets a new one */
-    uint32_t wire_count; /* must be 0 again at the end */
+    uint32_t generation; /* changes whenever the descriptor is bound anew */
+    uint32_t wire_count; /* must return to 0 */
     uint32_t ref_count;  /* references to the page's sf_buf */
     uint16_t hold_count; /* not recycled while held */
     uint8_t state;       /* enum vm_page_state */
     uint8_t flags;
     uint32_t slot;        /* arena page: its jumbo KVA slot; VM_PAGE_NOSLOT when it has none */
-    uint32_t slot_page;   /* inverse: page that jumbo KVA slot number <own index> is bound to */
+    uint32_t slot_page;   /* inverse: page bound to the jumbo KVA slot with this page's index */
     uint64_t history;     /* sixteen vm_page_events, the newest in the low nibble */
     uintptr_t alloc_site; /* return address of the last allocation */
     uintptr_t free_site;  /* return address of the last free */
@@ -74,7 +74,7 @@ struct vm_page {
 _Static_assert(sizeof(struct vm_page) == 64, "a page descriptor is one cache line");
 #endif
 
-/* A file's page has no place in the arena. */
+/* Physical address of file pages, which are not in the arena. */
 #define VM_PADDR_NONE UINT64_MAX
 
 /*
@@ -87,17 +87,18 @@ vm_paddr_t vm_page_to_phys(vm_page_t m);
 #define VM_PAGE_TO_PHYS(m) vm_page_to_phys(m)
 
 /*
- * phys_to_vm_page() - page of the process's current arena at a physical address; NULL when none is
+ * phys_to_vm_page() - page of the process's current arena at a physical address; NULL if there is
+ * none
  * @pa: byte offset into the arena
  */
 vm_page_t phys_to_vm_page(vm_paddr_t pa);
 #define PHYS_TO_VM_PAGE(pa) phys_to_vm_page(pa)
 
 /*
- * vm_page_hold(), vm_page_unhold() - keep a page from being recycled for the moment
+ * vm_page_hold(), vm_page_unhold() - keep a page from being recycled
  * @m: page
  *
- * A jumbo page freed while it is held goes back to its pool with the last unhold.
+ * A jumbo page that is freed while held returns to its pool at the last unhold.
  */
 void vm_page_hold(vm_page_t m);
 void vm_page_unhold(vm_page_t m);
@@ -109,7 +110,7 @@ void vm_page_unhold(vm_page_t m);
 void vm_page_wire(vm_page_t m);
 void vm_page_unwire(vm_page_t m);
 
-/* vm_page_free() - give back a page that was stolen from the jumbo pool. */
+/* vm_page_free() - free a page that was stolen from the jumbo pool. */
 void vm_page_free(vm_page_t m);
 
 HARNESS_END_DECLS
