@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The shared arena: one address-space reservation that holds everything a ring may point at, and one
- * memfd, sealed against shrinking, that is its physical memory.
+ * The shared arena: one address-space reservation that holds everything a ring may point at, and
+ * one memfd, sealed against shrinking, as its physical memory.
  *
  *     base                                                               base + size
  *     | direct map | kmem | jumbo KVA | sf_buf window | pbuf windows | quick frames | descriptors |
  *
- * The page descriptors lie in the reservation too, behind what a device may be given, so that the
- * arena of a vm_page_t or of a struct sf_buf is found as that of any other address.
+ * The page descriptors lie in the reservation too, after the regions that a device may use, so that
+ * the arena of a vm_page_t or a struct sf_buf is found in the same way as for any other address.
  *
- * Every region starts on a GiB, so that an address is classified by one table look-up; every
- * reservation starts on 64 GiB, so that the arena of an address is another.
+ * Every region starts on a 1 GiB boundary, so one table look-up classifies an address; every
+ * reservation starts on a 64 GiB boundary, so one more look-up finds the arena of an address.
  */
 #ifndef NIC_HARNESS_ARENA_H
 #define NIC_HARNESS_ARENA_H
@@ -35,8 +35,8 @@
 
 enum arena_region {
     REGION_NONE = 0,
-    REGION_DIRECT, /* every physical page, at base + its physical address; strict: those mapped now */
-    REGION_KMEM,   /* the harness's own: rings, mbufs; same offsets as the direct map */
+    REGION_DIRECT, /* every physical page, at base + its physical address; strict: only those mapped now */
+    REGION_KMEM,   /* the harness's own memory: rings, mbufs; same offsets as the direct map */
     REGION_JUMBO,  /* receive pages; a slot can be bound to another page */
     REGION_SFBUF,  /* file pages on their way out */
     REGION_PBUF,   /* windows for file I/O that is not mapped */
@@ -55,103 +55,104 @@ struct arena_config {
     size_t pbuf_bytes;
     size_t quick_bytes;
     size_t lwbuf_bytes;
-    bool direct_map; /* false: strict, every access needs a live mapping */
+    bool direct_map; /* false: strict mode, every access needs a live mapping */
 };
 
 struct arena_run;   /* a free run of physical pages */
-struct arena_stale; /* a range that the kernel refused to unmap */
+struct arena_stale; /* a range whose unmapping the kernel refused */
 
 struct arena {
     uint8_t *base;
     size_t size;
     uint8_t *direct;       /* NULL in strict mode */
-    struct vm_page *pages; /* descriptors, max_pages of them, address space until touched */
+    struct vm_page *pages; /* max_pages descriptors; only address space until touched */
     size_t npages;         /* physical pages that exist */
     struct arena_config config;
     uint8_t region_of_gib[ARENA_MAX_GIB];
-    void *owner[REGION_COUNT]; /* the module that runs the region */
+    void *owner[REGION_COUNT]; /* the module that manages the region */
     uint8_t *region_base[REGION_COUNT];
     size_t region_size[REGION_COUNT];
 
-    bool inherited;     /* by a fork: it belongs to the parent, and this process leaves it alone */
-    struct arena *next; /* of those inherited */
+    bool inherited; /* by a fork: it belongs to the parent, and this process does not touch it */
+    struct arena *next; /* next inherited arena */
     int memfd;
-    uint32_t id;          /* never used twice in a process */
-    pthread_mutex_t lock; /* growth, runs, reports: nothing that is hot */
+    uint32_t id;          /* unique in the process */
+    pthread_mutex_t lock; /* growth, runs, reports: no hot path takes it */
     struct arena_run *runs;
-    struct vm_page *free_pages; /* single pages that came back */
+    struct vm_page *free_pages; /* freed single pages */
     size_t nfree_pages;
     size_t used_pages; /* given out by arena_pages_alloc() */
     size_t kmem_pages; /* in use by the harness itself */
 
     pthread_mutex_t stale_lock;
     struct arena_stale *stale;
-    _Atomic size_t stale_bytes;      /* address space that should fault and does not yet */
-    _Atomic uint64_t unmaps_refused; /* by the kernel, ever: vm.max_map_count */
+    _Atomic size_t stale_bytes;      /* address space that should fault but does not yet */
+    _Atomic uint64_t unmaps_refused; /* by the kernel so far: vm.max_map_count */
 
-    _Atomic uint64_t bytes_copied; /* payload bytes that user space copied */
+    _Atomic uint64_t bytes_copied; /* payload bytes copied in user space */
     _Atomic uint64_t misuse_count[MISUSE_COUNT];
     struct harness_misuse misuse[MISUSE_RING];
     uint64_t misuse_total;
-    void (*on_misuse)(const struct harness_misuse *report); /* told of each; NULL: nobody */
+    void (*on_misuse)(const struct harness_misuse *report); /* called for each; may be NULL */
 };
 
 extern struct arena *arena_slots[ARENA_SLOTS];
 
-/* The arena that reports the misuse of an address which is in no arena; NULL: it goes unreported. */
+/* The arena that reports misuse of addresses outside every arena; NULL: none does. */
 extern _Atomic(struct arena *) arena_of_strays;
 
 /*
  * arena_create() - reserve the address space and make the memfd; no memory is committed yet
- * @config: sizes; see struct arena_config
+ * @config: sizes
  * @out: the arena
  *
- * Return: 0; -EINVAL for sizes of zero or beyond ARENA_MAX_GIB; -ENOMEM; what memfd_create(2) gives.
+ * Return: 0; -EINVAL for a size of zero or beyond ARENA_MAX_GIB; -ENOMEM; an error of
+ * memfd_create(2).
  */
 int arena_create(const struct arena_config *config, struct arena **out);
 
 /*
- * arena_destroy() - give everything back
+ * arena_destroy() - release everything
  *
- * Whoever runs a region must have let go of it first.
+ * The modules that manage its regions must have released them first.
  */
 void arena_destroy(struct arena *a);
 
 /*
- * arena_pages_alloc() - a run of physical pages, resident, contiguous in physical memory
+ * arena_pages_alloc() - allocate resident pages that are contiguous in physical memory
  * @a: arena
  * @n: pages
- * @state: VPS_* they get
+ * @state: their VPS_* state
  *
- * Return: first page; NULL when the arena's limit or the machine's memory is reached.
+ * Return: the first page; NULL if the arena or the machine is out of memory.
  */
 struct vm_page *arena_pages_alloc(struct arena *a, size_t n, enum vm_page_state state);
 
-/* arena_pages_free() - give back a run, or a part of one. */
+/* arena_pages_free() - free a run, or part of one. */
 void arena_pages_free(struct arena *a, struct vm_page *first, size_t n);
 
-/* arena_pages_away() - pages given out beyond the harness's own and the @pooled ones of its pools */
+/* arena_pages_away() - pages in use, without the harness's own and the @pooled ones of its pools */
 size_t arena_pages_away(struct arena *a, size_t pooled);
 
-/* kmem_alloc() - zeroed memory of the harness itself, mapped until kmem_free(); NULL when out. */
+/* kmem_alloc() - zeroed memory for the harness itself, mapped until kmem_free(); NULL on failure. */
 void *kmem_alloc(struct arena *a, size_t bytes);
 void kmem_free(struct arena *a, void *addr, size_t bytes);
 
-/* arena_map() - bind @n pages at @pindex to @addr; 0 or -errno. */
+/* arena_map() - map @n pages from @pindex on at @addr; 0 or -errno. */
 int arena_map(struct arena *a, void *addr, vm_pindex_t pindex, size_t n);
-/* arena_map_file() - bind part of a file, shared, to @addr in the reservation; 0 or -errno. */
+/* arena_map_file() - map part of a file, shared, at @addr in the reservation; 0 or -errno. */
 int arena_map_file(struct arena *a, void *addr, size_t bytes, int prot, int fd, off_t offset);
 
 /*
- * arena_unmap() - an access to [addr, addr + bytes) faults from now on
+ * arena_unmap() - make accesses to [addr, addr + bytes) fault from now on
  *
- * The kernel may refuse to cut a mapping in two (vm.max_map_count). Such a range is counted in
- * @stale_bytes, shows what it showed, and is tried again with every unmap to come, until something else is
- * mapped there.
+ * The kernel may refuse to split a mapping (vm.max_map_count). Such a range is counted in
+ * @stale_bytes and keeps its old contents; later unmaps try again, until something else is mapped
+ * there.
  */
 void arena_unmap(struct arena *a, void *addr, size_t bytes);
 
-/* arena_at() - arena whose reservation holds an address; NULL when none does. O(1). */
+/* arena_at() - arena whose reservation holds an address; NULL if none does. O(1). */
 static inline struct arena *
 arena_at(const void *addr)
 {
@@ -174,7 +175,7 @@ arena_region_at(const struct arena *a, const void *addr)
                          : REGION_NONE;
 }
 
-/* arena_of_page() - arena that a page descriptor is one of; NULL for any other address. O(1). */
+/* arena_of_page() - arena that a page descriptor belongs to; NULL for any other address. O(1). */
 static inline struct arena *
 arena_of_page(const struct vm_page *m)
 {
@@ -184,7 +185,7 @@ arena_of_page(const struct vm_page *m)
     return r == REGION_PAGES || r == REGION_SFMETA ? a : NULL;
 }
 
-/* How an allocator lists what is taken and not given back: @what it is, and the @site that took it. */
+/* Called by an allocator for each object in use: @what names its kind, @site is where it was allocated. */
 typedef void out_fn(void *arg, const char *what, uintptr_t site);
 
 /* arena_contains() - does [addr, addr + len) lie in one region that a device may be given? */
@@ -228,8 +229,8 @@ arena_count_copy(struct arena *a, size_t bytes)
 }
 
 /*
- * The page's flight record. Only the page's owner of the moment writes it, so plain relaxed
- * accesses are enough; they are atomic because an inspector may read along.
+ * The page's flight record. Only the page's current owner writes it, so relaxed accesses are
+ * enough; they are atomic because an inspector may read at the same time.
  */
 static inline void
 vm_page_event(struct vm_page *m, enum vm_page_event ev)
@@ -254,41 +255,41 @@ vm_page_turn(struct vm_page *m, enum vm_page_state state, enum vm_page_event ev)
 }
 
 /*
- * arena_report() - record a misuse; nothing else is changed
+ * arena_report() - record a misuse; changes nothing else
  * @a: arena
  * @kind: what was done
  * @addr: address given by the caller
- * @m: page concerned; NULL when there is none
+ * @m: page concerned; NULL if there is none
  * @site: return address of the caller
  */
 void arena_report(struct arena *a, enum misuse_kind kind, const void *addr, struct vm_page *m,
                   void *site);
 
-/* arena_report_sites() - as arena_report(), for what is no page but knows where it was taken and freed */
+/* arena_report_sites() - like arena_report(), for other objects that record where they were allocated and freed */
 void arena_report_sites(struct arena *a, enum misuse_kind kind, const void *addr,
                         uintptr_t alloc_site, uintptr_t free_site, void *site);
 
-/* arena_report_stray() - an address that no arena, or no pool, gave to anybody */
+/* arena_report_stray() - report an address that no arena or pool ever gave out */
 void arena_report_stray(const void *addr, void *site);
 
 /*
- * arena_misuse_mine() - what the calling thread did wrong last, in any arena
- * @out: the report; NULL when only the number is wanted
+ * arena_misuse_mine() - the calling thread's last misuse, in any arena
+ * @out: the report; NULL if only the number is wanted
  *
- * Return: number of reports that this thread caused so far; @out is set unless it is 0.
+ * Return: number of reports that this thread has caused; @out is set unless it is 0.
  */
 uint64_t arena_misuse_mine(struct harness_misuse *out);
 
-/* arena_misuse_last() - copy the newest report; false when there has been none since @seen. */
+/* arena_misuse_last() - copy the newest report; false if there is none since @seen. */
 bool arena_misuse_last(struct arena *a, uint64_t seen, struct harness_misuse *out);
 
-/* arena_misuse_total() - reports ever */
+/* arena_misuse_total() - number of reports so far */
 uint64_t arena_misuse_total(struct arena *a);
 
-/* arena_misuse_recent() - copy the newest reports, newest first, at most @max; how many. */
+/* arena_misuse_recent() - copy at most @max reports, newest first; returns the number copied. */
 unsigned arena_misuse_recent(struct arena *a, struct harness_misuse *out, unsigned max);
 
-/* Out of line, so that a hot path that may call it saves no registers for it. */
+/* Out of line, so that a hot path that may call it need not save registers. */
 #define COLD __attribute__((noinline, cold))
 
 #define RETURN_SITE() __builtin_return_address(0)

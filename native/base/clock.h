@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The two clocks, in ns: one for intervals and deadlines, one for the times that captures carry. */
+/* The two clocks, in ns: one for intervals and deadlines, one for capture timestamps. */
 #ifndef NIC_HARNESS_BASE_CLOCK_H
 #define NIC_HARNESS_BASE_CLOCK_H
 
@@ -15,14 +15,14 @@ clock_read(clockid_t clock)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* clock_now() - monotonic; from a start that means nothing */
+/* clock_now() - monotonic time; its zero is arbitrary */
 static inline uint64_t
 clock_now(void)
 {
     return clock_read(CLOCK_MONOTONIC);
 }
 
-/* clock_wall() - since 1970 */
+/* clock_wall() - time since 1970 */
 static inline uint64_t
 clock_wall(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Counters that one thread writes and any may read: relaxed accesses, and no read-modify-write. */
+/* Counters that one thread writes and any thread may read: relaxed accesses, no read-modify-write. */
 #ifndef NIC_HARNESS_BASE_COUNTER_H
 #define NIC_HARNESS_BASE_COUNTER_H
 

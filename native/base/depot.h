@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A pool of equal objects with a magazine per thread (Bonwick and Adams, "Magazines and Vmem").
+ * A pool of equal-sized objects with a magazine per thread (Bonwick and Adams, "Magazines and
+ * Vmem").
  *
- * Get and put work on the calling thread's magazine, last in first out, with no atomic
- * read-modify-write. An empty magazine is filled from the shared list, a full one gives the older
- * half back, each with one lock for many objects. An object freed by a thread that does not
- * allocate so finds its way back in batches.
+ * Get and put use the calling thread's magazine, last in first out, without atomic
+ * read-modify-write operations. An empty magazine is refilled from the shared list, and a full one
+ * returns its older half; either takes the lock once for many objects. Objects freed by a thread
+ * that never allocates return in batches this way.
  *
  * Objects are chained on the shared list through their first word while they are free.
  */
@@ -23,17 +24,17 @@
 
 struct magazine {
     struct perthread own;
-    uint32_t n;            /* objects in it; written by its thread only, read by anyone */
+    uint32_t n;            /* objects in it; written only by its thread, read by any */
     uint32_t cap;          /* at most MAGAZINE_SIZE; small for a small pool */
-    struct magazine *next; /* all magazines of the depot */
+    struct magazine *next; /* next magazine of the depot */
     void *objects[MAGAZINE_SIZE];
 };
 
 struct depot {
-    uint64_t id; /* never used twice in a process */
+    uint64_t id; /* unique in the process */
     struct spin lock;
     void *list;   /* free objects, last in first out */
-    size_t nlist; /* how many */
+    size_t nlist; /* its length */
     size_t total; /* objects that exist */
     uint32_t cap; /* of new magazines */
     struct magazine *magazines;
@@ -45,17 +46,17 @@ struct depot_lookaside {
     struct magazine *magazine;
 };
 
-/* depot_init() - an empty depot; @cap bounds what a thread may keep. */
+/* depot_init() - make an empty depot; @cap is how many objects a thread may keep. */
 void depot_init(struct depot *d, uint32_t cap);
-/* depot_fini() - forget everything; the objects belong to the caller. No thread may use it still. */
+/* depot_fini() - forget all objects; they belong to the caller. No thread may still use the depot. */
 void depot_fini(struct depot *d);
-/* depot_add() - chain of @n new objects, linked through their first words from @first to @last. */
+/* depot_add() - add @n new objects, linked through their first words from @first to @last. */
 void depot_add(struct depot *d, void *first, void *last, size_t n);
-/* depot_remove() - an object in use leaves the depot for good. */
+/* depot_remove() - remove an object in use from the depot for good. */
 void depot_remove(struct depot *d);
-/* depot_free_count() - objects on the list and in all magazines; exact when nobody moves. */
+/* depot_free_count() - objects on the list and in all magazines; exact only while all threads are idle. */
 size_t depot_free_count(struct depot *d);
-/* depot_reach() - objects that depot_get() would give the calling thread: none of another's magazine. */
+/* depot_reach() - objects that depot_get() could give the calling thread, without other threads' magazines. */
 size_t depot_reach(struct depot *d, struct depot_lookaside *l);
 /* depot_total() - objects that exist */
 size_t depot_total(struct depot *d);
@@ -73,9 +74,10 @@ depot_magazine(struct depot *d, struct depot_lookaside *l)
 /*
  * depot_get() - take an object
  * @d: depot
- * @l: the caller's thread-local look-aside
+ * @l: the calling thread's look-aside
  *
- * Return: the object last put by this thread, or one of the shared list; NULL when both are empty.
+ * Return: the object that this thread put last, or one from the shared list; NULL if both are
+ * empty.
  */
 static inline void *
 depot_get(struct depot *d, struct depot_lookaside *l)

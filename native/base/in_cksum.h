@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The Internet checksum (RFC 1071), a piece at a time. */
+/* The Internet checksum (RFC 1071), computed piece by piece. */
 #ifndef NIC_HARNESS_BASE_IN_CKSUM_H
 #define NIC_HARNESS_BASE_IN_CKSUM_H
 
@@ -7,9 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* csum_add() - add @len bytes to a running sum; @odd: the bytes before were odd in number */
+/* csum_add() - add @len bytes to a running sum; @odd: an odd number of bytes came before */
 uint64_t csum_add(uint64_t sum, const void *data, size_t len, bool odd);
-/* csum_fold() - a sum in 16 bits, in the byte order of what was summed */
+/* csum_fold() - fold a sum to 16 bits, in the byte order of the data */
 static inline uint16_t
 csum_fold(uint64_t sum)
 {
@@ -20,7 +20,7 @@ csum_fold(uint64_t sum)
     return (uint16_t)sum;
 }
 
-/* csum_final() - what goes into a TCP or UDP header: folded and inverted, never zero */
+/* csum_final() - the sum for a TCP or UDP header: folded and inverted, never zero */
 uint16_t csum_final(uint64_t sum);
 
 #endif

@@ -1,34 +1,34 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a pool keeps for each thread, given back when the thread ends.
+ * Per-thread data of a pool, released when the thread ends.
  *
- * A key's destructor (pthread_key_create) may still be on its way when the key is deleted and the pool freed:
- * nobody can wait for it, and whoever joined the thread by other means than pthread_join does not even
- * know. So an entry is its thread's, freed by that thread only, and the pool lets go of it under
- * one lock of the process that a thread's end takes too.
+ * A key's destructor (pthread_key_create) may still be running when the key is deleted and the pool
+ * freed. There is no way to wait for it, and a program that does not join the thread by
+ * pthread_join cannot even know. So each entry belongs to its thread and is freed only by that
+ * thread. The pool detaches it under a process-wide lock that an ending thread also takes.
  */
 #ifndef NIC_HARNESS_PERTHREAD_H
 #define NIC_HARNESS_PERTHREAD_H
 
-/* At the head of what is kept; from calloc() or malloc(). */
+/* The head of an entry; the entry comes from calloc() or malloc(). */
 struct perthread {
-    struct perthread *next;               /* of its thread */
-    void *owner;                          /* the pool; NULL once it let go */
-    void (*leave)(struct perthread *own); /* the thread ends, and the pool is there */
+    struct perthread *next;               /* next entry of the thread */
+    void *owner;                          /* the pool; NULL once detached */
+    void (*leave)(struct perthread *own); /* called when the thread ends before the pool */
 };
 
-/* perthread_find() - the calling thread's entry of a pool, or NULL; frees those that were let go of. */
+/* perthread_find() - the calling thread's entry for a pool, or NULL; frees detached entries. */
 struct perthread *perthread_find(const void *owner);
 
 /*
- * perthread_add() - make an entry the calling thread's
+ * perthread_add() - add an entry to the calling thread
  * @leave: called with the lock held when the thread ends; the entry is freed after it
  *
- * Return: 0; -errno, and the entry is the caller's still.
+ * Return: 0; -errno, and the caller keeps the entry.
  */
 int perthread_add(struct perthread *own, void *owner, void (*leave)(struct perthread *own));
 
-/* While it is held no thread's end is under way: the time to set the owner of entries to NULL. */
+/* perthread_lock() - keep ending threads out, so that the owner of entries can be set to NULL. */
 void perthread_lock(void);
 void perthread_unlock(void);
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a forked child has of its parent's, and must leave alone.
+ * What a forked child inherits from its parent and must not touch.
  *
- * A child has copies of all memory that is private, shares the arena's physical memory, and has descriptors of
- * the same open files: of the TAP's queues, and of io_uring rings whose registrations are one for both. So
- * everything belongs to the process that made it. In a child, calls on what it inherited
- * change nothing and return -EOWNERDEAD, and the descriptors registered here are closed at once: a child
- * that lives long does not keep an interface alive that its parent is done with.
+ * A child has copies of all private memory, shares the arena's physical memory, and has descriptors
+ * of the same open files: the TAP's queues, and io_uring rings, whose registrations both processes
+ * share. So everything belongs to the process that made it. In a child, calls on inherited objects
+ * change nothing and return -EOWNERDEAD. The descriptors registered here are closed at once, so
+ * that a long-lived child does not keep an interface alive after its parent has finished with it.
  */
 #ifndef NIC_HARNESS_PROCESS_H
 #define NIC_HARNESS_PROCESS_H
@@ -14,24 +14,24 @@
 #include <pthread.h>
 #include <stdint.h>
 
-/* process_forks() - how many forks lie between the process that called it first, or its forbear, and this one */
+/* process_forks() - number of forks between the process that called it first, or its ancestor, and this one */
 uint32_t process_forks(void);
 
 /*
- * process_own() - a descriptor that no forked child shall have
+ * process_own() - register a descriptor that forked children must not have
  * @fd: descriptor, or a negative error number, which is passed through
  *
- * Return: @fd. When memory is out, the children have it.
+ * Return: @fd. If memory runs out, children inherit it.
  */
 int process_own(int fd);
 
-/* process_close() - close a descriptor, own or not; below 0: nothing happens */
+/* process_close() - close a descriptor, registered or not; does nothing if it is negative */
 void process_close(int fd);
 
 /*
- * process_across_fork() - a lock that no thread may hold while another forks, so that it is free in the child
+ * process_across_fork() - keep a lock free during every fork, so that it is free in the child
  *
- * For locks that never nest, held for moments. Again has no effect.
+ * For locks that never nest and are held briefly. Repeated calls have no effect.
  */
 void process_across_fork(pthread_mutex_t *lock);
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A lock for sections of a few dozen instructions that make no system call.
+ * A lock for critical sections of a few dozen instructions without system calls.
  *
- * One atomic read-modify-write to take it, a plain release store to give it back: half the cost of
- * an uncontended pthread mutex. While the process has one thread, glibc says so, and a store is enough: nobody
- * can come between the look and the store, and a thread that is created later sees both. A waiter yields after a while, because on two cores the holder may be
- * the one that is not running.
+ * It takes one atomic read-modify-write to lock and one release store to unlock: half the cost of
+ * an uncontended pthread mutex. While glibc says that the process has a single thread, a plain
+ * store is enough: no other thread can come between the check and the store, and a thread created
+ * later sees both. A waiter yields after a while, because on two cores the holder may not be
+ * running.
  */
 #ifndef NIC_HARNESS_SPIN_H
 #define NIC_HARNESS_SPIN_H

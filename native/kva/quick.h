@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* pmap_quick_enter_page(9): the calling thread's one frame, and who must not be called meanwhile. */
+/* pmap_quick_enter_page(9): the calling thread's frame, and the check for calls that might block. */
 #ifndef NIC_HARNESS_KVA_QUICK_H
 #define NIC_HARNESS_KVA_QUICK_H
 
@@ -7,19 +7,19 @@
 
 #include "arena/arena.h"
 
-/* Address space for a frame of every thread that can be alive at one time. */
+/* Address space for one frame for each thread that can be alive at a time. */
 #define QUICK_FRAMES ((size_t)1 << 18)
 
 struct quick_frame {
     vm_offset_t kva; /* 0: not in use */
-    bool mapped;     /* the frame itself holds a mapping, to be taken away again */
-    void *site;      /* of the enter that is still in force */
-    uint32_t number; /* of the thread, from 1; 0: none yet */
+    bool mapped;     /* the frame itself holds a mapping that has to be removed */
+    void *site;      /* where it was entered */
+    uint32_t number; /* of the thread, from 1; 0: not yet assigned */
 };
 
 extern _Thread_local struct quick_frame quick_frame __attribute__((tls_model("initial-exec")));
 
-/* quick_report() - a misuse, and where the thread's mapping was entered */
+/* quick_report() - report a misuse, and where the thread's mapping was entered */
 void quick_report(struct arena *a, enum misuse_kind kind, const void *addr, void *site);
 
 /* quick_check_blocking() - called where a thread might sleep: reports one that holds a quick mapping */

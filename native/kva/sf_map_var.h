@@ -9,7 +9,7 @@
 enum extent_state {
     EXTENT_EMPTY = 0, /* bound to no file */
     EXTENT_READY,
-    EXTENT_BUSY, /* one thread is mapping it, without the lock */
+    EXTENT_BUSY, /* a thread is mapping it, without the lock */
 };
 
 struct sf_extent {
@@ -18,7 +18,7 @@ struct sf_extent {
     struct sf_extent *hash_next;
     struct sf_extent *prev, *next; /* inactive list; self-linked when not on it */
     uint32_t active;               /* references and wirings of its pages */
-    uint32_t populated;            /* pages [0, populated) can be read without a fault */
+    uint32_t populated;            /* pages [0, populated) can be read without faulting */
     uint32_t state;
     bool mapped;
 };
@@ -30,7 +30,7 @@ struct sf_map {
     struct vm_page *pages; /* SF_EXTENT_PAGES for each extent */
     struct sf_extent *extent;
     uint32_t nextents;
-    bool strict;               /* a mapping goes with its last reference */
+    bool strict;               /* a mapping ends with its last reference */
     struct sf_extent inactive; /* list head: least recently freed first */
     struct sf_extent **hash;
     uint32_t hash_mask;
@@ -43,9 +43,9 @@ struct sf_map {
 struct vm_object {
     struct sf_map *map;
     int fd;
-    dev_t dev; /* which file, for who asks */
+    dev_t dev; /* which file, for inspection */
     ino_t ino;
-    uint32_t refs; /* the opener's, and one for each extent bound to it */
+    uint32_t refs; /* one for the opener, one for each bound extent */
 };
 
 /* Everything below is called with the map's lock held. */
@@ -69,11 +69,11 @@ sf_extent_of(const struct sf_map *s, const struct vm_page *m)
     return &s->extent[(size_t)(m - s->pages) / SF_EXTENT_PAGES];
 }
 
-/* sf_extent_keep(), sf_extent_offer() - off and on the list of those that may be replaced */
+/* sf_extent_keep(), sf_extent_offer() - remove from, add to the list of extents that may be replaced */
 void sf_extent_keep(struct sf_extent *e);
 void sf_extent_offer(struct sf_map *s, struct sf_extent *e);
 
-/* sf_extent_activate(), sf_extent_deactivate() - count users; with the last one it may be replaced */
+/* sf_extent_activate(), sf_extent_deactivate() - count users; without any it may be replaced */
 static inline void
 sf_extent_activate(struct sf_extent *e, uint32_t n)
 {
@@ -91,9 +91,9 @@ sf_extent_deactivate(struct sf_map *s, struct sf_extent *e, uint32_t n)
 }
 
 /*
- * sf_extent_bind() - the extent of (object, index), bound but perhaps not mapped, with one user more
+ * sf_extent_bind() - bind the extent of (object, index), possibly not mapped yet, and add a user
  *
- * The lock is let go of to sleep, after which everything is looked up again.
+ * The lock is dropped to sleep; afterwards everything is looked up again.
  *
  * Return: 0; -ENOBUFS (SFB_NOWAIT); -EINTR (SFB_CATCH).
  */
@@ -102,23 +102,23 @@ int sf_extent_bind(struct vm_object *o, uint64_t index, int flags, struct sf_ext
 /*
  * sf_extent_map() - make at least the first @need pages readable
  *
- * The system calls are made without the lock, the extent marked busy.
+ * The system calls are made without the lock, while the extent is marked busy.
  *
- * Return: 0; -EFAULT when the file ends before; -EIO; -ENOMEM.
+ * Return: 0; -EFAULT if the file ends before that; -EIO; -ENOMEM.
  */
 int sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need);
 
 /*
- * sf_map_sleep() - let go of the lock until something was freed
+ * sf_map_sleep() - drop the lock until something is freed
  *
- * Return: 0 look again; -ENOBUFS for SFB_NOWAIT; -EINTR for SFB_CATCH and a signal.
+ * Return: 0: look again; -ENOBUFS with SFB_NOWAIT; -EINTR with SFB_CATCH, on a signal.
  */
 int sf_map_sleep(struct sf_map *s, int flags);
 
 /*
- * sf_map_wake() - something was freed: whoever sleeps looks again
+ * sf_map_wake() - wake all sleepers, because something was freed
  *
- * A sleeper counts itself and reads wake_seq under the same lock: none is missed.
+ * A sleeper counts itself and reads wake_seq under the same lock, so no wake-up is missed.
  */
 void sf_map_wake_sleepers(struct sf_map *s);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A machine: an arena and the allocators on it. The calls with BSD signatures, which have no context
- * argument, act on the process's one current machine; only this room knows that.
+ * A machine: an arena and its allocators. The calls with BSD signatures have no context argument
+ * and act on the process's one current machine; only this room knows that.
  */
 #ifndef NIC_HARNESS_MACHINE_H
 #define NIC_HARNESS_MACHINE_H
@@ -14,12 +14,11 @@
 
 struct machine_config {
     size_t pages;     /* jumbo pages to start with; 0: 4096 */
-    size_t max_pages; /* jumbo pages at most; 0: as @pages */
+    size_t max_pages; /* most jumbo pages; 0: as @pages */
     size_t max_mbufs; /* 0: four per jumbo page, at least 16384 */
     uint32_t nsfbufs; /* 0: 32768 (128 MiB of file mapped at a time) */
-    unsigned
-        npbufs;  /* nswbuf; 0: by memory, 16 to 256 (physical I/O buffers, MAXPHYS bytes each) */
-    bool strict; /* no direct map, poison on free */
+    unsigned npbufs;  /* nswbuf, of MAXPHYS bytes each; 0: by memory, 16 to 256 */
+    bool strict;      /* no direct map, poison on free */
 };
 
 struct machine {
@@ -31,11 +30,11 @@ struct machine {
     struct pbuf_pool *pbufs;
 };
 
-/* machine_create() - 0 or -errno, with nothing left behind. */
+/* machine_create() - 0; -errno, with nothing left behind. */
 int machine_create(const struct machine_config *config, struct machine **out);
-/* machine_destroy() - 0; -EBUSY while a page, mapping or mbuf is in use, and nothing is changed. */
+/* machine_destroy() - 0; -EBUSY, with nothing changed, while a page, mapping or mbuf is in use. */
 int machine_destroy(struct machine *m);
-/* machine_set_current() - what the BSD calls act on; NULL: none. The former one is returned. */
+/* machine_set_current() - set the machine that the BSD calls act on, or NULL; returns the former one. */
 struct machine *machine_set_current(struct machine *m);
 extern _Atomic(struct machine *) machine_current_;
 
@@ -45,10 +44,10 @@ machine_current(void)
     return atomic_load_explicit(&machine_current_, memory_order_acquire);
 }
 
-/* machine_each_out() - all that its allocators list as taken; for when other threads are at rest */
+/* machine_each_out() - list everything its allocators have in use; other threads should be idle */
 void machine_each_out(struct machine *m, out_fn *fn, void *arg);
 
-/* machine_idle() - 0 when nothing is outstanding; otherwise -EBUSY. */
+/* machine_idle() - 0 if nothing is in use; otherwise -EBUSY. */
 int machine_idle(struct machine *m);
 
 #endif
