@@ -40,7 +40,7 @@ fault_name(enum fault f)
 {
     static const char *const name[FAULT_COUNT] = {"drop",    "duplicate", "reorder",    "truncate",
                                                   "corrupt", "delay",     "short_used", "late",
-                                                  "stall",   "alloc"};
+                                                  "stall",   "alloc",     "trailer"};
 
     return (unsigned)f < FAULT_COUNT ? name[f] : "unknown";
 }
@@ -167,6 +167,21 @@ rx_cut(struct shim *s, unsigned queue, struct shim_rx *r, uint32_t len)
     shim_rx_drop(s, queue, rest);
 }
 
+/* rx_trailer() - put zero bytes behind a frame, where its last buffer has room */
+static bool
+rx_trailer(struct faults_queue *q, struct shim_rx *r)
+{
+    struct shim_buffer *b = r->buffer[r->n - 1];
+    uint32_t *len = &r->len[r->n - 1], room = (uint32_t)b->len - *len;
+    uint32_t more = 1 + rnd(q, room < FAULT_TRAILER_MAX ? room : FAULT_TRAILER_MAX);
+
+    if (room == 0)
+        return false;
+    memset((char *)b->addr + *len, 0, more);
+    *len += more;
+    return true;
+}
+
 static struct shim_rx *
 rx_duplicate(struct shim *s, unsigned queue, const struct shim_rx *r)
 {
@@ -228,6 +243,8 @@ faults_rx(struct shim *s, unsigned queue, struct shim_rx *r)
         else if (happens(q, rate, count, FAULT_SHORT_USED) && r->len[r->n - 1] > 0)
             r->len[r->n - 1] -= 1 + rnd(q, r->len[r->n - 1]);
     }
+    if (strikes(q, rate, FAULT_TRAILER) && rx_trailer(q, r))
+        counter_add(&count[FAULT_TRAILER], 1);
     struct shim_rx *twin = strikes(q, rate, FAULT_DUPLICATE) ? rx_duplicate(s, queue, r) : NULL;
 
     if (happens(q, rate, count, FAULT_DELAY))

@@ -15,11 +15,13 @@ enum fault {
     FAULT_SHORT_USED, /* receive: the used length says less than was written */
     FAULT_LATE,       /* transmit: the completion comes later, and not in order */
     FAULT_STALL,      /* the device does nothing for a number of polls */
-    FAULT_ALLOC, /* receive: no page or mbuf for a frame; transmit: none for the copy it needs */
+    FAULT_ALLOC,   /* receive: no page or mbuf for a frame; transmit: none for the copy it needs */
+    FAULT_TRAILER, /* receive: up to FAULT_TRAILER_MAX zero bytes behind the frame */
     FAULT_COUNT,
 };
 const char *fault_name(enum fault f);
 
+#define FAULT_TRAILER_MAX 64u   /* bytes */
 #define FAULT_RATE_ONE 1000000u /* every frame */
 
 struct faults_config {

@@ -184,6 +184,17 @@ def test_no_memory_for_a_frame_that_arrives(wire, frame_of):
     assert got == [f for f in sent if f in set(got)]
 
 
+def test_zero_bytes_behind_a_frame(wire, frame_of):
+    w = wire(faults=Faults(rx={"trailer": 0.2}))
+    sent, got = from_kernel(w, frame_of)
+    assert len(got) == MANY
+    longer = [(s, g) for s, g in zip(sent, got, strict=True) if s != g]
+    assert 0 < len(longer) == w.nic.fault_stats().rx["trailer"]
+    for s, g in longer:
+        assert (g[: len(s)], g[len(s) :].strip(b"\0")) == (s, b"")
+        assert len(s) < len(g) <= len(s) + 64
+
+
 def test_random_faults_leave_nothing_behind(wire, frame_of):
     w = wire(faults=Faults.random(11, most=0.2), ring_size=64)
     for i in range(MANY):

@@ -30,12 +30,14 @@ class RxRates(_Rates, total=False):
 
     `drop`, `duplicate`; `corrupt` turns one bit, in a frame whose checksum is made before, as on a
     wire; `reorder` lets the next few pass, `delay` holds back for up to `delay_ns`; `truncate` cuts
-    at a random length; `short_used` says less was written than was; `stall`, of the polls: the
-    device does nothing for up to `stall_polls`; `alloc`, of the driver's allocations: there is no
-    page or mbuf, and the frame is dropped.
+    at a random length; `short_used` says less was written than was; `trailer` puts up to 64
+    zero bytes behind the frame, where its last page has room; `stall`, of the polls: the device
+    does nothing for up to `stall_polls`; `alloc`, of the driver's allocations: there is no page or
+    mbuf, and the frame is dropped.
     """
 
     short_used: float
+    trailer: float
     stall: float
 
 
