@@ -43,6 +43,19 @@ slot_kva(const struct jumbo *j, size_t slot)
     return j->kva + (slot << PAGE_SHIFT);
 }
 
+/*
+ * hide() - strict mode: free pages have no mapping, so that a stale address faults where it is used
+ *
+ * They are filled as well, because a page may have other mappings, an sf_buf's for one: what is written
+ * through those is found at the next allocation.
+ */
+static COLD void
+hide(struct jumbo *j, uint8_t *kva, size_t n)
+{
+    memset(kva, POISON, n << PAGE_SHIFT);
+    arena_unmap(j->arena, kva, n << PAGE_SHIFT);
+}
+
 static void
 bind(struct jumbo *j, size_t slot, struct vm_page *m)
 {
@@ -74,8 +87,8 @@ grow(struct jumbo *j, size_t want)
     }
     /* Page tables too: the first frame should not pay for them. Older kernels fill them as they go. */
     madvise(kva, n << PAGE_SHIFT, MADV_POPULATE_WRITE);
-    if (j->poison)
-        memset(kva, POISON, n << PAGE_SHIFT);
+    if (j->strict)
+        hide(j, kva, n);
     /* The lowest address on top: a fresh pool hands out pages in ascending order. */
     for (size_t i = 0; i < n; i++) {
         bind(j, j->nslots + i, &m[i]);
@@ -103,8 +116,8 @@ rebind(struct jumbo *j)
         arena_pages_free(j->arena, m, 1);
         return false;
     }
-    if (j->poison)
-        memset(slot_kva(j, slot), POISON, PAGE_SIZE);
+    if (j->strict)
+        hide(j, slot_kva(j, slot), 1);
     j->nempty--;
     bind(j, slot, m);
     vm_page_event(m, VPE_MAP);
@@ -129,7 +142,7 @@ jumbo_create(struct arena *a, size_t initial, size_t max_pages, struct jumbo **o
     j->kva = a->region_base[REGION_JUMBO];
     j->max_pages = max_pages;
     j->chunk_pages = initial < 1024 ? initial : 1024;
-    j->poison = a->direct == NULL;
+    j->strict = a->direct == NULL;
     pthread_mutex_init(&j->grow_lock, NULL);
     j->empty = calloc(max_pages, sizeof(*j->empty));
     /* A thread may sit on few pages of a small pool, or the others would starve. */
@@ -185,6 +198,17 @@ check_poison(struct jumbo *j, struct vm_page *m, void *site)
         arena_report(j->arena, MISUSE_WRITE_AFTER_FREE, p, m, site);
 }
 
+/* show() - strict mode: a page's mapping for its next life; false, and it is free still, if there is none */
+static COLD bool
+show(struct jumbo *j, struct vm_page *m)
+{
+    if (arena_map(j->arena, jumbo_kva(j, m), m->pindex, 1) == 0)
+        return true;
+    depot_put(&j->depot, &lookaside, m);
+    atomic_fetch_add_explicit(&j->refused, 1, memory_order_relaxed);
+    return false;
+}
+
 static COLD struct vm_page *
 alloc_slow(struct jumbo *j)
 {
@@ -213,10 +237,12 @@ jumbo_alloc(struct jumbo *j, void *site)
         if (m == NULL)
             return NULL;
     }
+    if (__builtin_expect(j->strict, 0) && !show(j, m))
+        return NULL;
     m->object = NULL;
     vm_page_turn(m, VPS_ALLOC, VPE_ALLOC);
     __atomic_store_n(&m->alloc_site, (uintptr_t)site, __ATOMIC_RELAXED);
-    if (__builtin_expect(j->poison, 0))
+    if (__builtin_expect(j->strict, 0))
         check_poison(j, m, site);
     return m;
 }
@@ -250,18 +276,12 @@ refuse_free(struct jumbo *j, const void *kva, struct vm_page *m, void *site)
     }
 }
 
-static COLD void
-fill_poison(struct jumbo *j, struct vm_page *m)
-{
-    memset(jumbo_kva(j, m), POISON, PAGE_SIZE);
-}
-
 /* put() - the page is free: back to the pool */
 static void
 put(struct jumbo *j, struct vm_page *m)
 {
-    if (__builtin_expect(j->poison, 0))
-        fill_poison(j, m);
+    if (__builtin_expect(j->strict, 0))
+        hide(j, jumbo_kva(j, m), 1);
     vm_page_turn(m, VPS_FREE, VPE_FREE);
     depot_put(&j->depot, &lookaside, m);
 }
@@ -274,7 +294,7 @@ release_slot(struct jumbo *j, struct vm_page *m)
     uint32_t slot = m->slot;
 
     /* Strict: a stale pool address faults. Otherwise the slot keeps its view until it is bound anew. */
-    if (j->poison)
+    if (j->strict)
         arena_unmap(j->arena, slot_kva(j, slot), PAGE_SIZE);
     __atomic_store_n(&j->arena->pages[slot].slot_page, VM_PAGE_NOSLOT, __ATOMIC_RELAXED);
     m->slot = VM_PAGE_NOSLOT;

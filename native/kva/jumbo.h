@@ -19,7 +19,7 @@ struct jumbo {
     uint32_t *empty;       /* slots whose page was stolen */
     size_t nempty;
     pthread_mutex_t grow_lock;
-    bool poison;              /* strict mode: fill at free, check at allocation */
+    bool strict; /* a free page has no mapping; it is filled at free, checked at allocation */
     _Atomic uint64_t refused; /* failed allocations */
     _Atomic uint64_t stolen;  /* pages that left the pool for good */
     _Atomic uint64_t held;    /* freed while held, and still held */

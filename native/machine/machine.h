@@ -18,7 +18,7 @@ struct machine_config {
     size_t max_mbufs; /* 0: four per jumbo page, at least 16384 */
     uint32_t nsfbufs; /* 0: 32768 (128 MiB of file mapped at a time) */
     unsigned npbufs;  /* nswbuf, of MAXPHYS bytes each; 0: by memory, 16 to 256 */
-    bool strict;      /* no direct map, poison on free */
+    bool strict;      /* no direct map, and no mapping of what is free */
 };
 
 struct machine {

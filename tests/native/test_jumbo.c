@@ -152,8 +152,12 @@ test_misuse(bool strict)
     if (strict) {
         pg = jumbo_alloc(j, SITE);
         kva = jumbo_kva(j, pg);
+        struct sf_buf *sf = sf_buf_alloc(pg, SFB_NOWAIT);
+
+        CHECK(sf != NULL);
         CHECK_EQ(jumbo_free(j, kva, SITE), 0);
-        kva[100] = 1; /* a stale write */
+        ((char *)sf_buf_kva(sf))[100] = 1; /* a stale write, by a mapping that is live still */
+        sf_buf_free(sf);
         CHECK(jumbo_alloc(j, SITE) == pg);
         named(mc, MISUSE_WRITE_AFTER_FREE, 1);
         CHECK_EQ(jumbo_free(j, kva, SITE), 0);

@@ -76,6 +76,7 @@ from nic_harness.sf_buf import (
     mapped_files,
     sf_buf_alloc,
     sf_buf_free,
+    sf_buf_kva,
     sf_buf_ref,
 )
 from nic_harness.vm_page import (
@@ -244,9 +245,11 @@ class TestJumbo:
 
         with Arena(64, strict=True) as arena:
             page = jumbo_pg_alloc()
-            stale = ffi.cast("char *", page.kva)
+            other = sf_buf_alloc(page)  # the pool's own mapping goes away with the free
+            stale = ffi.cast("char *", sf_buf_kva(other))
             jumbo_pg_free(page)
             stale[100] = b"!"
+            sf_buf_free(other)
             with pytest.raises(WriteAfterFreeError):
                 jumbo_pg_alloc()
             assert arena.stats().pages_in_use == 0

@@ -67,9 +67,9 @@ say(const char *name, const char *variant, int round, double ns)
 }
 
 static void
-make_machine(size_t pages)
+make_machine(size_t pages, bool strict)
 {
-    const struct machine_config config = {.pages = pages};
+    const struct machine_config config = {.pages = pages, .strict = strict};
 
     if (machine_create(&config, &machine) < 0)
         die("machine");
@@ -132,7 +132,7 @@ hot(int rounds)
     struct lwbuf lwb;
     int fd = memfd_create("kva_ops", MFD_CLOEXEC);
 
-    make_machine(4096);
+    make_machine(4096, false);
     if (fd < 0 || ftruncate(fd, 1 << 20) < 0 || vm_object_open(machine->sf_map, fd, &o) < 0)
         die("file");
     close(fd);
@@ -199,7 +199,7 @@ sizes(int rounds)
         for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
             char name[32];
 
-            make_machine(pages[i]);
+            make_machine(pages[i], false);
             TIME("jumbo_size", (snprintf(name, sizeof(name), "%zu", pages[i]), name), r,
                  jumbo_pair());
             walk(100);
@@ -230,7 +230,7 @@ pairs(void *arg)
 static void
 threads(int rounds)
 {
-    make_machine(16384);
+    make_machine(16384, false);
     for (int r = 0; r < rounds; r++) {
         for (unsigned n = 1; n <= 2; n++) {
             pthread_t thread[2];
@@ -340,7 +340,7 @@ cold_file(int rounds, const char *path)
 
     if (bytes <= 0)
         die(path);
-    make_machine(64);
+    make_machine(64, false);
     for (int r = 0; r < rounds; r++) {
         say("cold_file", "ours", r, file_ours(fd, (size_t)bytes));
         say("cold_file", "extents", r, file_extents(fd, (size_t)bytes));
@@ -348,6 +348,40 @@ cold_file(int rounds, const char *path)
     }
     end_machine();
     close(fd);
+}
+
+/* ---- strict mode: what it costs that a stale pointer faults ---- */
+
+#define STRICT_OPS (HOT_OPS / 200)
+
+static void
+touch_pair(void)
+{
+    vm_page_t pg = jumbo_pg_alloc();
+    char *kva = jumbo_kva(machine->jumbo, pg);
+
+    *kva = 1;
+    jumbo_pg_free((vm_offset_t)kva);
+}
+
+static void
+strict(int rounds)
+{
+    static const char *const variant[] = {"direct", "strict"};
+
+    for (int r = 0; r < rounds; r++) {
+        for (int mode = 0; mode < 2; mode++) {
+            make_machine(1024, mode);
+            for (int i = 0; i < STRICT_OPS / 20; i++)
+                touch_pair();
+            double t = now_ns();
+
+            for (int i = 0; i < STRICT_OPS; i++)
+                touch_pair();
+            say("jumbo_strict", variant[mode], r, (now_ns() - t) / STRICT_OPS);
+            end_machine();
+        }
+    }
 }
 
 int
@@ -364,5 +398,6 @@ main(int argc, char **argv)
     sizes(rounds);
     threads(rounds);
     cold_file(rounds, argv[2]);
+    strict(rounds);
     return 0;
 }

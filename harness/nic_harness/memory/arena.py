@@ -126,7 +126,7 @@ class Arena:
         max_pages: how many the pool may grow to; None: `pages`.
         max_mbufs: None: four for each jumbo page, at least 16384.
         sfbufs: pages of files that can be mapped at a time; None: 32768 (128 MiB).
-        strict: no direct map, and freed pages are poisoned: a stale pointer faults at its use.
+        strict: no direct map, and what is freed loses its mapping: a stale pointer faults.
         control: answer `harness inspect` while it is open; None: if NIC_HARNESS_CONTROL=1 is in the
             environment. See nic_harness.control.
 

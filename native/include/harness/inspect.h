@@ -25,7 +25,7 @@ enum misuse_kind {
     MISUSE_FREE_WHILE_POSTED, /* the device may still write to it */
     MISUSE_FREE_AFTER_STEAL,
     MISUSE_REFCOUNT,         /* a count would have gone below zero */
-    MISUSE_WRITE_AFTER_FREE, /* the poison had been overwritten */
+    MISUSE_WRITE_AFTER_FREE, /* strict: through another mapping, seen at the next allocation */
     MISUSE_QUICK_NESTED,
     MISUSE_QUICK_FOREIGN,
     MISUSE_QUICK_BLOCKING,
