@@ -6,12 +6,15 @@ import hashlib
 import io
 import json
 import os
+import pty
+import re
 import shlex
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -116,6 +119,44 @@ def test_trial_as_a_table(small, tmp_path, device):
         assert text in done.stdout
     assert done.stdout.count(" equal") == 3
     assert json.loads((tmp_path / "out.json").read_text())["attached"]["mtu"] == 9000
+
+
+def on_a_terminal(*args, columns):
+    """Run a command on a terminal of its own: what it wrote there, and its exit code."""
+    ours, theirs = pty.openpty()
+    try:
+        termios.tcsetwinsize(theirs, (50, columns))
+        env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        command = subprocess.Popen(
+            [*HARNESS, *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            env=env | {"TERM": "xterm"},
+        )
+    finally:
+        os.close(theirs)
+    with os.fdopen(ours, "rb", buffering=0) as terminal, command:
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+            while part := terminal.read(1 << 16):
+                written += part
+    return written.decode(), command.returncode
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_trial_on_a_terminal(small, columns):
+    options = ["--runs", 2, "--strategies", "sf_buf,kernel"]
+    written, code = on_a_terminal("trial", small, *options, columns=columns)
+    assert code == 0, written
+    # What stood in a line before a text was cleared (ECMA-48 EL), with the bar and all.
+    lines = [line.rpartition("\x1b[2K")[2] for line in written.splitlines()]
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in lines]
+    assert shown[0].startswith("file:")
+    assert "check the digest" in written  # the bar was drawn
+    assert any(line.startswith("attached: ") for line in shown)
+    assert "…" not in written
+    assert max(map(len, shown)) <= columns
 
 
 def test_trial_makes_its_file_and_leaves_nothing(tmp_path):

@@ -15,7 +15,7 @@ UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--ma
 
 
 def doctor(*wrapper: str, json_: bool = True) -> subprocess.CompletedProcess[str]:
-    options = ["--json"] if json_ else []
+    options = ["--json", "-"] if json_ else []
     return subprocess.run(
         [*wrapper, sys.executable, "-m", "nic_harness", "doctor", *options],
         env={k: v for k, v in os.environ.items() if k != "NIC_HARNESS_DEVICE"},
@@ -26,7 +26,7 @@ def doctor(*wrapper: str, json_: bool = True) -> subprocess.CompletedProcess[str
 
 
 def findings(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert run.stderr == ""
+    assert run.stderr.splitlines()[0].split()[1] == "kernel"  # the same for people
     report = json.loads(run.stdout)
     assert report["ok"] == (run.returncode == 0)
     broken = [f for f in report["findings"] if f["state"] in ("broken", "untried")]

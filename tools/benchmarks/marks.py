@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nic_harness.cli.output import plain_table
+from nic_harness.cli.terminal import plain_table
 from nic_harness.errors import CommandError, FileError
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.stats import figures
 
@@ -105,6 +106,6 @@ def marks_table(marks: Sequence[Mark]) -> Table:
             f"{m.value:.2f}",
             m.unit,
             f"{'>=' if m.at_least else '<='} {m.limit:g}",
-            "met" if m.met else "[red]missed[/red]",
+            "met" if m.met else Text("missed", style="red"),
         )
     return table

@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import typer
 from nic_harness.cli.failure import one_line_errors
 from nic_harness.cli.options import Debug, JsonPath, MadeSize, size
-from nic_harness.cli.output import Bar, check_json, console_for, plain_table, write_json
+from nic_harness.cli.output import Bar, check_json, console_for, write_json
+from nic_harness.cli.terminal import plain_table
 from nic_harness.errors import FileError
 from nic_harness.transfer.ours import OurNic
 from nic_harness.trial import Pass, Payload, Strategy, make_payload, open_payload
 from nic_harness.trial.kernel import KernelSendfile
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.bare import BareLoop
 from benchmarks.rss import Memory, measure
@@ -179,7 +181,11 @@ def _ratio_table(result: Result) -> Table:
     table.add_column("ratio of medians")
     for head in ("ratio", "paired", "mark", ""):
         table.add_column(head, justify="right")
-    verdict = {True: "met", False: "[red]missed[/red]", None: ""}
+    verdict: dict[bool | None, str | Text] = {
+        True: "met",
+        False: Text("missed", style="red"),
+        None: "",
+    }
     for r in result.ratios:
         mark = "" if r.mark is None else f"{r.mark:.2f}"
         table.add_row(r.name, f"{r.ratio:.2f}", f"{r.paired:.2f}", mark, verdict[r.met])

@@ -107,10 +107,9 @@ def capture(
         attached = nic.attached.device
     s = kept.stats()
     if code is not None:
-        console.print(f"{command[0] if command else ''} ended with exit code {code}", markup=False)
+        console.print(f"{command[0] if command else ''} ended with exit code {code}")
     console.print(
         f"{s.received} frames in, {s.sent} out, {s.kept} kept in {out}, {s.dropped} not kept",
-        markup=False,
     )
     write_json(
         json_path,

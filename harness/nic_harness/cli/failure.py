@@ -13,6 +13,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import typer
 
 from nic_harness.cli import options
+from nic_harness.cli.terminal import plain
 from nic_harness.errors import ArgumentError, HarnessError
 
 FAILED = 1
@@ -34,8 +35,7 @@ def on_sigterm(_number: int, _frame: object) -> NoReturn:
 
 def complain(message: str) -> None:
     """Print one line, whatever the message has in it."""
-    line = " ".join(message.split())
-    print(f"harness: {line}", file=sys.stderr)
+    print(f"harness: {plain(' '.join(message.split()))}", file=sys.stderr)
 
 
 def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
@@ -63,7 +63,8 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
         except Exception as e:
             code, message, cause = FAILED, _unexpected(e), e
         if options.debug_wanted():
-            traceback.print_exception(cause)
+            for line in "".join(traceback.format_exception(cause)).splitlines():
+                print(plain(line), file=sys.stderr)
         complain(message)
         raise typer.Exit(code)
 

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from nic_harness.cli.failure import one_line_errors
 from nic_harness.cli.options import Debug, JsonPath
-from nic_harness.cli.output import check_json, console_for, plain_table, write_json
+from nic_harness.cli.output import check_json, console_for, write_json
+from nic_harness.cli.terminal import Figures, plain, plain_table
 from nic_harness.errors import FileError
 from nic_harness.look.control import ControlError, ask, askable, processes
 
@@ -105,14 +106,13 @@ def _show(console: Console, pid: int, arena: dict[str, Any]) -> None:
     console.print(_counters(arena))
     if arena["misuses"]:
         counts = ", ".join(f"{kind} {n}" for kind, n in arena["misuses"].items())
-        console.print(f"misuse: {counts}")
+        console.print(plain(f"misuse: {counts}"))
         for report in arena["reports"]:
-            console.print(f"  {_report(report)}", markup=False)
+            console.print(plain(f"  {_report(report)}"))
     for f in arena["files"]:
         console.print(
             f"file {_file_name(f['file'])}: {f['extents']} extents, {f['mapped']} pages mapped, "
-            f"{f['users']} references and wirings",
-            markup=False,
+            f"{f['users']} references and wirings"
         )
     if "page" in arena and not arena["page"]:
         console.print("page: none of that file is known here")
@@ -120,11 +120,8 @@ def _show(console: Console, pid: int, arena: dict[str, Any]) -> None:
         console.print(_page(page))
 
 
-def _pools(arena: dict[str, Any]) -> Table:
-    table = plain_table(None)
-    table.add_column("pool", no_wrap=True)
-    for head in ("in use", "free", "total", "limit", "peak", "refused"):
-        table.add_column(head, justify="right")
+def _pools(arena: dict[str, Any]) -> Figures:
+    table = Figures(("pool", "in use", "free", "total", "limit", "peak", "refused"))
     jumbo, mbuf, sf, pbuf = (arena[k] for k in ("jumbo", "mbuf", "sf_buf", "pbuf"))
     lwbuf = arena["lwbuf"]
     rows = (
@@ -171,7 +168,7 @@ def _report(report: dict[str, Any]) -> str:
 
 
 def _file_name(file: dict[str, Any]) -> str:
-    return f"{file['path'] or '?'} ({file['device']}:{file['inode']})"
+    return plain(f"{file['path'] or '?'} ({file['device']}:{file['inode']})")
 
 
 def _page(page: dict[str, Any]) -> Table:
@@ -180,17 +177,17 @@ def _page(page: dict[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     if "error" in page:
-        table.add_row("page", page["error"])
+        table.add_row("page", plain(page["error"]))
         return table
     if page["file"]:
         table.add_row("file", _file_name(page["file"]))
     table.add_row("page", str(page["index"]))
-    table.add_row("state", f"{page['state']}, of {page['owner']}")
+    table.add_row("state", plain(f"{page['state']}, of {page['owner']}"))
     table.add_row("counts", f"wired {page['wired']}, held {page['held']}, "
                             f"references {page['references']}")  # fmt: skip
     table.add_row("generation", str(page["generation"]))
     table.add_row("KVA", "-" if page["kva"] is None else hex(page["kva"]))
-    table.add_row("events", " < ".join(page["history"]) or "none")
-    table.add_row("allocated", page["allocated"])
-    table.add_row("freed", page["freed"])
+    table.add_row("events", plain(" < ".join(page["history"]) or "none"))
+    table.add_row("allocated", plain(page["allocated"]))
+    table.add_row("freed", plain(page["freed"]))
     return table

@@ -9,18 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich import box
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TaskID,
     TextColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
+from nic_harness.cli.terminal import Figures, Terminal
 from nic_harness.errors import FileError
 from nic_harness.nic.nic import Nic
 from nic_harness.transfer.results import Attached, Report, Run
@@ -29,9 +27,9 @@ from nic_harness.transfer.results import Attached, Report, Run
 _REDRAW = 0.25
 
 
-def console_for(json_path: Path | None) -> Console:
-    """Return the console for people: standard output, unless JSON goes there."""
-    return Console(stderr=is_stdout(json_path), highlight=False, soft_wrap=True)
+def console_for(*paths: Path | None) -> Terminal:
+    """Return the console for people: standard output, unless one of the results goes there."""
+    return Terminal(stderr=any(is_stdout(path) for path in paths))
 
 
 def is_stdout(path: Path | None) -> bool:
@@ -78,22 +76,10 @@ class Bar:
     """
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._shown = console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=not self._shown,
-        )
-        self._task: TaskID | None = None
+        self._console = Terminal(stderr=True)
+        self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -102,29 +88,40 @@ class Bar:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self.end()
 
     def begin(self, title: str, size: int) -> Callable[[int], None] | None:
         """See Observer.begin()."""
-        if not self._shown:
+        if not self._console.is_terminal:
             return None
-        task = self._task = self._progress.add_task(title, total=size)
-        self._progress.refresh()
+        self.end()
+        bar = self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
+        task = bar.add_task(title, total=size)
+        bar.start()
+        bar.refresh()
         due = time.monotonic() + _REDRAW
 
         def progress(done: int) -> None:
             nonlocal due
             if (now := time.monotonic()) >= due:
                 due = now + _REDRAW
-                self._progress.update(task, completed=done, refresh=True)
+                bar.update(task, completed=done, refresh=True)
 
         return progress
 
     def end(self) -> None:
-        """See Observer.end()."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
+        """See Observer.end(); the bar's line is clear for what is printed next, on any stream."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
 
 def attached_line(attached: Attached) -> str:
@@ -150,27 +147,23 @@ def nic_lines(nic: Nic) -> str:
     return f"{line}\nno faster one: {why_not}" if why_not else line
 
 
-def runs_table(report: Report) -> Table:
+def runs_table(report: Report) -> Figures:
     """One row for each strategy: its median run."""
     passes = len(report.runs) // max(1, len(report.strategies()))
-    table = plain_table(f"median of {passes} runs each" if passes > 1 else None)
-    table.add_column("strategy", no_wrap=True)
+    notes = [f"median of {passes} runs each"] if passes > 1 else []
     heads = ("bytes", "seconds", "Gbit/s", "CPU\nns/KiB", "system\ncalls", "frames")
-    for head in (*heads, "bytes\ncopied"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("SHA-256", no_wrap=True)
+    table = Figures(("strategy", *heads, "bytes\ncopied", "SHA-256"), notes=notes)
     for run in report.typical():
         table.add_row(*_row(run))
     return table
 
 
-def plain_table(caption: str | None) -> Table:
-    """Return a table without a frame, narrow enough for 80 columns."""
-    return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=0)
-
-
-def _row(run: Run) -> tuple[str, ...]:
-    verdict = {True: "equal", False: "[red]DIFFERENT[/red]", None: "not checked"}
+def _row(run: Run) -> tuple[str | Text, ...]:
+    verdict: dict[bool | None, str | Text] = {
+        True: "equal",
+        False: Text("DIFFERENT", style="red"),
+        None: "not checked",
+    }
     return (
         run.strategy,
         f"{run.bytes}",

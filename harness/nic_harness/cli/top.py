@@ -7,19 +7,23 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from nic_harness.cli.failure import one_line_errors
 from nic_harness.cli.inspect import only_process
 from nic_harness.cli.options import Debug, JsonPath
-from nic_harness.cli.output import check_json, console_for, is_stdout, plain_table, write_json
+from nic_harness.cli.output import check_json, console_for, is_stdout, write_json
+from nic_harness.cli.terminal import Terminal, plain, plain_table
 from nic_harness.look.control import ask
 from nic_harness.nic.counters import DROPS
 
-_CELLS = 48  # that a ring is drawn with
+#: Cells that a ring is drawn with, at most and beside its numbers at least.
+_CELLS, _FEWEST_CELLS = 48, 16
+_LEGEND = "█ with the device  ▒ used, not taken  · free"
+_PLACES = ("avail", "used", "taken")
+_PIPE_WIDTH = 80
 
 #: What a frame can be lost to: counters of the driver, the device and the kernel, and their names.
 _DROPS = DROPS | {"kernel_tx_dropped": "queue of the kernel full"}
@@ -65,7 +69,7 @@ def top(
         _live(console, pid, before, at, interval)
 
 
-def _live(console: Console, pid: int, before: dict[str, Any], at: float, interval: float) -> None:
+def _live(console: Terminal, pid: int, before: dict[str, Any], at: float, interval: float) -> None:
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(interval)
@@ -92,7 +96,7 @@ def _sum(nic: dict[str, Any], key: str) -> int:
 
 
 def _picture(found: dict[str, Any]) -> Group:
-    parts: list[Any] = [Text(f"process {found['pid']}, nic-harness {found['version']}")]
+    parts: list[Any] = [Text(plain(f"process {found['pid']}, nic-harness {found['version']}"))]
     for arena in found["arenas"]:
         jumbo, mbuf = arena["jumbo"], arena["mbuf"]
         parts.append(
@@ -103,24 +107,49 @@ def _picture(found: dict[str, Any]) -> Group:
             )
         )
         for nic in arena["nics"]:
-            parts += [Text(f"  {nic['attached']}"), _rings(nic), _rates(nic), _drops(nic)]
+            parts += [Text(plain(f"  {nic['attached']}")), _Rings(nic), _rates(nic), _drops(nic)]
     if not found["arenas"]:
         parts.append(Text("no arena is open"))
     return Group(*parts)
 
 
-def _rings(nic: dict[str, Any]) -> Table:
-    table = plain_table(None)
-    table.add_column("ring", no_wrap=True)
-    table.add_column("█ with the device  ▒ used, not taken  · free", no_wrap=True)
-    for head in ("produced", "used", "taken"):
-        table.add_column(head, justify="right")
-    for i, queue in enumerate(nic["queues"]):
-        for way in ("rx", "tx"):
-            ring = queue[way]
-            numbers = (str(ring[key]) for key in ("avail", "used", "taken"))
-            table.add_row(f"{way} {i}", draw(ring), *numbers)
-    return table
+class _Rings:
+    """The rings of a NIC, with as many cells as there is room for; a renderable of rich's."""
+
+    def __init__(self, nic: dict[str, Any]) -> None:
+        self._rings = [
+            (f"{way} {i}", queue[way])
+            for i, queue in enumerate(nic["queues"])
+            for way in ("rx", "tx")
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw them; below some width the numbers go below the picture."""
+        numbers = [tuple(str(ring[key]) for key in _PLACES) for _, ring in self._rings]
+        heads = ("produced", "used", "taken")
+        wide = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
+        label = max(len(name) for name, _ in self._rings)
+        room = options.max_width if console.is_terminal else _PIPE_WIDTH
+        # A blank before each column and at both ends.
+        cells = min(_CELLS, room - label - sum(wide) - 6)
+        if cells < _FEWEST_CELLS:
+            yield Text(_LEGEND)
+            for (name, ring), counts in zip(self._rings, numbers, strict=True):
+                yield Text(f"{name} {draw(ring, max(1, min(_CELLS, room - label - 1)))}")
+                told = (f"{head} {n}" for head, n in zip(heads, counts, strict=True))
+                yield Text(f"     {', '.join(told)}")
+            yield Text("")
+            return
+        table = plain_table(None)
+        table.add_column("ring", no_wrap=True)
+        if cells < len(_LEGEND):
+            yield Text(f"\n {_LEGEND}", end="")
+        table.add_column(_LEGEND if cells >= len(_LEGEND) else "", no_wrap=True)
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=True)
+        for (name, ring), counts in zip(self._rings, numbers, strict=True):
+            table.add_row(name, draw(ring, cells), *counts)
+        yield table
 
 
 def draw(ring: dict[str, int], cells: int = _CELLS) -> str:

@@ -106,7 +106,7 @@ def trial(
         else:
             opened = open_payload(file)
         with opened as payload, open_trial(settings) as attached:
-            console.print(f"file: {payload.name}, {payload.size:,} bytes", markup=False)
+            console.print(f"file: {payload.name}, {payload.size:,} bytes")
             console.print(attached_line(attached.attached))
             report = attached.run(payload, bar)
     console.print(runs_table(report))
