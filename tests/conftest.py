@@ -1,4 +1,4 @@
-"""After every test: nothing is left. No page, mapping, TAP, namespace, process or descriptor."""
+"""After every test, check that no page, mapping, TAP, namespace, process or descriptor is left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def descendants(pid: int) -> list[int]:
-    """Process IDs below one, from /proc."""
+    """Return the IDs of a process's descendants, from /proc."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -50,7 +50,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie that its parent has yet to see."""
+    """Tell whether a process runs; a zombie that its parent has not yet seen does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -59,7 +59,7 @@ def runs(pid: int) -> bool:
 
 
 def all_gone(pids: Sequence[int], seconds: float = 10) -> bool:
-    """Whether none of the processes is there, now or soon."""
+    """Tell whether all of the processes end, now or soon."""
     deadline = time.monotonic() + seconds
     while any(runs(pid) for pid in pids):
         if time.monotonic() > deadline:
@@ -69,14 +69,14 @@ def all_gone(pids: Sequence[int], seconds: float = 10) -> bool:
 
 
 def descriptors() -> dict[str, str]:
-    """Open descriptors that a leak would show in: number and target."""
+    """Return the number and target of each open descriptor that a leak would show in."""
     found = {}
     for fd in Path("/proc/self/fd").iterdir():
         try:
             target = str(fd.readlink())
         except FileNotFoundError:
-            continue  # that of the listing itself
-        # A TAP queue was opened in another mount namespace: its path says "/net/tun".
+            continue  # the descriptor of the listing itself
+        # A TAP queue was opened in another mount namespace, so its path is "/net/tun".
         if target.startswith(("socket:", "pipe:", "anon_inode:", "/memfd:")) or (
             target.endswith("/net/tun")
         ):
@@ -86,7 +86,7 @@ def descriptors() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Check conservation. An arena shows as its memfd: the last frame takes it along."""
+    """Check conservation. An arena shows as its memfd, which goes with the arena's last frame."""
     resources = set(map(id, open_resources()))
     fds, processes = descriptors(), set(descendants(os.getpid()))
     yield
@@ -102,10 +102,10 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `meson install` put the C library, without Python: always a plain build."""
+    """Return where `meson install` put the C library, without Python, always a plain build."""
     build, prefix = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("prefix")
     checkout = Path(__file__).parents[1]
-    # meson and ninja are those beside this Python, or tools/test's.
+    # Use the meson and ninja beside this Python, or those of tools/test.
     scripts = sysconfig.get_path("scripts")
     environment = os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"}
     options = ["-Dpython=false", f"--prefix={prefix}", "--libdir=lib"]
@@ -118,7 +118,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Processes:
-    """What the tests ask of /proc."""
+    """Questions that the tests ask /proc."""
 
     below = staticmethod(descendants)
     all_gone = staticmethod(all_gone)
@@ -131,7 +131,7 @@ def processes() -> Processes:
 
 
 class Interrupted(NamedTuple):
-    """What became of a command that was sent a signal."""
+    """How a command ended that was sent a signal."""
 
     returncode: int
     stdout: bytes
@@ -140,7 +140,7 @@ class Interrupted(NamedTuple):
 
 @pytest.fixture
 def interrupt() -> Callable[..., Interrupted]:
-    """Send a signal to a command while it works, and see that nothing of it stays.
+    """Send a signal to a command while it works, and check that nothing of it stays.
 
     interrupt(argv, number, until=b"text"): start it in a session of its own, read its output until
     the text came, send the signal to it alone, wait for its end and for that of all below it.

@@ -1,4 +1,4 @@
-"""What the state machines share."""
+"""Helpers that the state machines share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def run(machine: Callable[[], RuleBasedStateMachine], examples: int = 40, steps: int = 60) -> None:
-    """Run a state machine, for a bounded time: no deadline, on a loaded machine neither."""
+    """Run a state machine for a bounded time, without deadlines, for loaded machines."""
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -28,7 +28,7 @@ def run(machine: Callable[[], RuleBasedStateMachine], examples: int = 40, steps:
 
 
 class Worker:
-    """Another thread, that calls what it is told to."""
+    """Another thread, which makes the calls that it is given."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -49,14 +49,14 @@ class Worker:
         self._calls.put(call)
 
     def result(self) -> Any:
-        """Return what the call begun returned, or raise what it raised."""
+        """Return what the call returned, or raise what it raised."""
         value, error = self._results.get(timeout=30)
         if error is not None:
             raise error
         return value
 
     def call(self, call: Callable[[], T]) -> T:
-        """Call it there and wait."""
+        """Make a call on that thread and wait."""
         self.start(call)
         return self.result()  # type: ignore[no-any-return]
 

@@ -59,7 +59,7 @@ class Jumbo(RuleBasedStateMachine):
         if self.stack:
             assert page.index == self.stack.pop()  # last in, first out
         else:
-            # A page never seen or one that was stolen and freed: of nobody.
+            # The page was never seen, or was stolen and freed: it has no owner.
             assert page.index not in self.mine
             assert page.index not in self.stolen
             assert page.index not in self.freed_held
@@ -113,7 +113,7 @@ class Jumbo(RuleBasedStateMachine):
         vm_page_free(page)
         if self.held.get(number):
             assert page.info.state == "held"
-            self.held[number] += 1000  # its end is the arena's, not the pool's
+            self.held[number] += 1000  # it goes back to the arena, not to the pool
 
     @precondition(lambda self: self.mine)
     @rule(data=st.data())

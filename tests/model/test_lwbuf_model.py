@@ -97,7 +97,7 @@ class Mappings(RuleBasedStateMachine):
         assert lwbuf_kva_bytes() >= count * PAGE_SIZE
         assert (lwbuf_count() + lwbuf_reserve()) * PAGE_SIZE == lwbuf_kva_bytes()
         if self.strict:
-            # What a foreign thread freed is its owner's again: nobody takes more than his most.
+            # A handle freed on a foreign thread is its owner's again: no pool exceeds its own peak.
             chunks = sum(-(-most // CHUNK) for most in self.most)
             assert lwbuf_kva_bytes() == chunks * CHUNK * PAGE_SIZE
 

@@ -46,7 +46,7 @@ INSIDE = None  # a byte inside an mbuf, not in external storage
 
 @dataclass
 class Chain:
-    """The model of a chain: its bytes, and the storage that each lies in."""
+    """The model of a chain: its bytes, and the storage of each byte."""
 
     m: Mbuf
     data: bytearray
@@ -219,7 +219,7 @@ class Mbufs(RuleBasedStateMachine):
     @precondition(lambda self: self.chains)
     @rule(data=st.data(), value=st.integers(0, 255))
     def write(self, data: st.DataObject, value: int) -> None:
-        # What may be written is seen by this chain alone: the invariant looks at the others.
+        # Only this chain sees what is written; the invariant checks the others.
         chain = self.pick(data)
         m = chain.m
         writable = not m.m_flags & M_RDONLY and m.ext_refs <= 1
@@ -317,7 +317,7 @@ class Mbufs(RuleBasedStateMachine):
             assert b"".join(chain.m.segments) == chain.data
             assert chain.m.pkthdr_len == (len(chain.data) if chain.header else None)
             if chain.m.m_len and chain.where[0] in self.readonly:
-                assert chain.m.m_flags & M_RDONLY  # also as a copy, or a copy of that
+                assert chain.m.m_flags & M_RDONLY  # a copy, and a copy of a copy, keep the mark
             chain.m.check()
 
     @invariant()

@@ -13,7 +13,7 @@ from nic_harness import Arena
 from nic_harness.errors import DoubleFreeError
 from nic_harness.pbuf import MAXPHYS, Buf, Pfreecnt, getpbuf, nswbuf, relpbuf, trypbuf
 
-POOL = 16  # the least there is
+POOL = 16  # the smallest pool
 
 
 class Pbufs(RuleBasedStateMachine):
@@ -43,7 +43,7 @@ class Pbufs(RuleBasedStateMachine):
             assert bp.kva == self.stack.pop()  # released last, returned first
         else:
             assert bp.kva not in {b.kva for _, b in self.out}
-        # Nothing of its last user.
+        # It carries nothing of its last user.
         b = bp.handle
         assert not any((b.b_error, b.b_resid, b.b_flags, b.b_rcred, b.b_wcred, b.b_caller1))
         assert (b.b_data, b.b_bufsize) == (b.b_kvabase, MAXPHYS)

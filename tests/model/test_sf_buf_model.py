@@ -61,11 +61,11 @@ class SfBufs(RuleBasedStateMachine):
         return s
 
     def active(self) -> set[tuple[int, int]]:
-        """Extents that nobody may replace."""
+        """Return the extents that may not be replaced."""
         return {(f, p // EXTENT) for f, p in (*self.wired, *self.refs)}
 
     def forget_idle(self) -> None:
-        """Expect nothing of extents with no user: their mappings may go at any time."""
+        """Expect nothing of extents without a user, whose mappings may go at any time."""
         active = self.active()
         for name in list(self.kva):
             if (name[0], name[1] // EXTENT) not in active:

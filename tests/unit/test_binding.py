@@ -1,4 +1,4 @@
-"""What cdef.h says of the library, compared with what the compiler made of the headers."""
+"""cdef.h is compared with what the compiler made of the headers."""
 
 import pytest
 from nic_harness._native import ffi, lib
@@ -8,7 +8,7 @@ STRUCTS = ffi.list_types()[1]
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_layouts_agree(name):
-    """A struct that differs is noticed at the first use of its members, which may be late."""
+    """Without this, cffi notices a struct that differs only at the first use of its members."""
     try:
         ffi.sizeof(f"struct {name}")
     except ffi.error:

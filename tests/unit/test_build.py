@@ -1,4 +1,4 @@
-"""What a build leaves: one version everywhere, and a C library that other programs can use."""
+"""A build has one version everywhere, and a C library that other programs can use."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ from nic_harness._native import ffi, lib
 
 CHECKOUT = Path(__file__).parents[2]
 
-# meson and ninja are those beside this Python, or tools/test's.
+# Use the meson and ninja beside this Python, or those of tools/test.
 ENVIRONMENT = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
 
 
@@ -77,7 +77,7 @@ def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None
 @ONCE
 def test_a_wheel_is_the_package_and_its_extensions(tmp_path: Path) -> None:
     settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
-    quickly = "-Csetup-args=-Doptimization=0"  # only its contents are looked at
+    quickly = "-Csetup-args=-Doptimization=0"  # the test looks only at the contents
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", *settings, quickly, CHECKOUT)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}

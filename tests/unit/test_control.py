@@ -1,4 +1,4 @@
-"""stats(), and the control socket: the same user may ask, from any namespace, and nobody else."""
+"""stats(), and the control socket: only the same user may ask, from any namespace."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_nonsense_is_its_askers_trouble() -> None:
                 while part := peer.recv(4096):
                     answer += part
             except ConnectionResetError:
-                pass  # not all of the question was read
+                pass  # the question was not read to its end
             if answer:
                 assert isinstance(json.loads(answer), dict)
     askers = [threading.Thread(target=ask, args=(os.getpid(),)) for _ in range(8)]
@@ -245,7 +245,7 @@ def below(pid: int, ancestor: int) -> bool:
             return True
         try:
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # somebody else's, and it ended
+        except (FileNotFoundError, ProcessLookupError):  # another user's process, or it ended
             return False
     return False
 
@@ -307,7 +307,7 @@ def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
     assert "no such process" in capfd.readouterr().err
 
 
-# A process that is not what it says
+# A process that is not what it claims to be
 
 #: Has what an arena's process has, and answers as it was told.
 LIAR = """
@@ -359,7 +359,7 @@ def true_answer() -> dict[str, Any]:
 
 
 def put(found: dict[str, Any], value: object, *path: str | int) -> str:
-    """Make a JSON text of an answer with one value of it replaced."""
+    """Return an answer as JSON, with one value replaced."""
     inner: Any = found
     for step in path[:-1]:
         inner = inner[step]
@@ -418,7 +418,7 @@ def test_an_answer_that_trickles_is_not_waited_for(
     liar: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "TIME_LIMIT", 0.5)
-    pid = liar(" ", 10_000, 0.01)  # without a limit of the whole, 100 s
+    pid = liar(" ", 10_000, 0.01)  # without a limit for the whole answer it would take 100 s
     with pytest.raises(ControlError, match=r"it did not answer within 0\.5 s"):
         ask(pid)
 
@@ -430,7 +430,7 @@ def test_a_process_of_another_user_is_not_asked() -> None:
     folder.mkdir(mode=0o700)
     try:
         os.chown(folder, 65534, 65534)
-        # Imported first: another user may have no way to the files of Python.
+        # Import first: another user may not be able to read the files of Python.
         become = "import os, socket, sys, time\nos.setgid(65534)\nos.setuid(65534)\n"
         program = become + LIAR
         process = started(program, arguments=[str(folder), "A" * 1000, "1000000", "0"])
@@ -438,7 +438,7 @@ def test_a_process_of_another_user_is_not_asked() -> None:
             assert process.pid not in control.processes()
             with pytest.raises(ControlError, match="is another user's"):
                 ask(process.pid)
-            # Nor is a name that it put where only its folder's owner may.
+            # A name does not count that it put where only the folder's owner may.
             assert str(folder) not in map(str, protocol.folders_below(Path("/"), (0,)))
             process.send_signal(signal.SIGINT)
     finally:
@@ -447,7 +447,7 @@ def test_a_process_of_another_user_is_not_asked() -> None:
         folder.rmdir()
 
 
-# A question that is none
+# Malformed questions
 
 
 @pytest.mark.parametrize(

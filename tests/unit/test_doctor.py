@@ -1,4 +1,4 @@
-"""`harness doctor` on machines that lack something: found, named, with the remedy, and exit 1."""
+"""`harness doctor` on incomplete machines names what is missing and the remedy, and exits 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-#: To be somebody who may mount, in a mount namespace of his own.
+#: A command prefix: a user who may mount, in a mount namespace of its own.
 UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
 
@@ -26,7 +26,7 @@ def doctor(*wrapper: str, json_: bool = True) -> subprocess.CompletedProcess[str
 
 
 def findings(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert run.stderr.splitlines()[0].split()[1] == "kernel"  # the same for people
+    assert run.stderr.splitlines()[0].split()[1] == "kernel"  # the text for people says the same
     report = json.loads(run.stdout)
     assert report["ok"] == (run.returncode == 0)
     broken = [f for f in report["findings"] if f["state"] in ("broken", "untried")]

@@ -1,4 +1,4 @@
-"""Out of memory, mappings and descriptors: refused cleanly, counted, and all is well afterwards.
+"""Calls without memory, mappings or descriptors are refused and counted, and then all is well.
 
 Each in a process of its own, for the limits are the process's.
 """
@@ -53,7 +53,7 @@ def run(program: str) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_out_of_memory(strict: bool) -> None:
-    # A memfd takes no more memory than RLIMIT_FSIZE: every growth is refused by the kernel.
+    # A memfd cannot grow beyond RLIMIT_FSIZE: the kernel refuses every growth.
     run(
         f"""
 with Arena(64, max_pages=1024, strict={strict}) as arena:
@@ -66,7 +66,7 @@ with Arena(64, max_pages=1024, strict={strict}) as arena:
     before = nic_harness.stats()
     assert (before.jumbo.refused, before.mbuf.refused) == (3, 3), before
     assert (before.jumbo.total, before.mbuf.total) == (64, 256)
-    # A slot whose page was stolen finds no other one, and waits.
+    # A slot whose page was stolen finds no other page, and waits.
     stolen = jumbo_pg_steal(pages.pop())
     refused(jumbo_pg_alloc)
     unlimited(resource.RLIMIT_FSIZE)
@@ -167,7 +167,7 @@ with Arena(64, strict=strict) as arena, VmObject(fd) as o, o.grab(1) as file_pag
             refused(call)
     if not strict:
         refused(jumbo_pg_alloc)
-    # (In strict mode the slot is a mapping already, of nothing, which another takes the place of.)
+    # (In strict mode the slot is a mapping of nothing already, which another mapping replaces.)
     after = nic_harness.stats()
     assert after.jumbo.refused == seen.jumbo.refused + (not strict)
     assert after.jumbo.in_use == after.jumbo.total == 63

@@ -1,4 +1,4 @@
-"""How faults are asked for."""
+"""Faults are asked for by rates, by a seed, or by a text."""
 
 import pytest
 from nic_harness import Faults

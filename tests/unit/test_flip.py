@@ -1,4 +1,4 @@
-"""Page-flip receive from Python: what is flipped, what is copied and why, what is refused."""
+"""Page-flip receive from Python: which pages are flipped, copied (and why) or refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
 
 
 def packet(data: bytes) -> Mbuf:
-    """One page of the pool as a packet, with the data at its start."""
+    """Return one page of the pool as a packet, with the data at its start."""
     m = m_gethdr()
     m_extadd(m, jumbo_pg_alloc())
     m.m_len = m.pkthdr_len = len(data)
@@ -76,11 +76,11 @@ def test_whole_pages_are_flipped_and_the_rest_is_copied(arena: Arena) -> None:
         assert (s.pages_flipped, s.bytes_flipped) == (3, 3 * PAGE_SIZE)
         assert (s.bytes_copied, s.unaligned) == (100, 1)
         assert arena.bytes_copied == 100
-        # Three that were flipped in and the one that was copied to are the user's.
+        # The user has the three pages that were flipped in and the one that was copied to.
         assert (arena.stats().pages_in_use, arena.stats().pages_away) == (0, 4)
         with pytest.raises(ArenaBusyError, match="4 stolen pages"):
             arena.close()
-        # Others take their place: those go back.
+        # Other pages take their place, and these go back.
         for _ in range(20):
             assert recv_flip(chain_of(data), area) == len(data)
         assert arena.stats().pages_away == 4
@@ -123,7 +123,7 @@ def test_why_it_is_copied(arena: Arena) -> None:
         assert area.stats().not_jumbo == 1
         assert area.view(3 * PAGE_SIZE, PAGE_SIZE) == data
         page = jumbo_pg_alloc()
-        held = Page(page.handle, arena.handle)  # by one who never owned it
+        held = Page(page.handle, arena.handle)  # by a caller that never owned it
         m = m_gethdr()
         m_extadd(m, page)
         m.m_len = m.pkthdr_len = PAGE_SIZE
@@ -173,7 +173,7 @@ def test_what_must_not_be(arena: Arena) -> None:
     kept = area.view(0, PAGE_SIZE)[100:200]
     with pytest.raises(BusyError):
         area.close()
-    # What is received there later is seen by the views of before.
+    # The older views show what is received there later.
     assert recv_flip(packet(b"y" * PAGE_SIZE), area) == PAGE_SIZE
     assert kept == b"y" * 100
     kept[0] = 7

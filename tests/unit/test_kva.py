@@ -133,7 +133,7 @@ class TestJumbo:
             assert str(e.value).count(__file__) == 3  # allocated, freed, misused
             assert e.value.misuse is not None
             assert e.value.misuse.page == page.index
-        # By now it is another's: the old handle does not free it.
+        # By now it has another owner, and the old handle does not free it.
         with jumbo_pg_alloc() as other:
             assert other.index == page.index
             with pytest.raises(DoubleFreeError):
@@ -213,7 +213,7 @@ class TestJumbo:
 
     @pytest.mark.usefixtures("arena")
     def test_a_lost_page_does_not_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It may be collected with its arena, whose memory is gone when the report is looked at."""
+        """It may be collected with its arena, whose memory is gone when the report is read."""
         reported: list[sys.UnraisableHookArgs] = []
         monkeypatch.setattr(sys, "unraisablehook", reported.append)
         with warnings.catch_warnings():
@@ -314,7 +314,7 @@ class TestSfBuf:
             assert (info.owner, info.kva is None) == ("nobody", is_strict(arena))
             (other,) = file_page_info(file, 0)
             assert other.history == (("alloc",) if is_strict(arena) else ("map", "alloc"))
-            # Opened once more, it is known twice: each has mappings of its own.
+            # A file that is opened again is known twice, and each has mappings of its own.
             with VmObject(file) as again, again.grab(2):
                 assert [p.wired for p in file_page_info(path, 2)] == [0, 1]
         assert mapped_files() == ()
@@ -384,7 +384,7 @@ class TestSfBuf:
                 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
                 with pytest.raises(SleepInterruptedError):
                     sf_buf_alloc(pages[4], SFB_CATCH)
-                # As for system calls (PEP 475): only what the handler raises ends this one.
+                # As with system calls (PEP 475), only what the handler raises ends this call.
                 signal.signal(signal.SIGALRM, on_alarm)
                 with pytest.raises(Alarm):
                     sf_buf_alloc(pages[4])
@@ -514,7 +514,7 @@ class TestMbuf:
         m_freem(window)
         assert calls == []
         assert bytes(copy) == bytes(storage)
-        del copy  # a handle that is let go of frees its chain
+        del copy  # a handle frees its chain when it is collected
         assert calls == [(storage, "args")]
         storage.append(0)
 

@@ -1,4 +1,4 @@
-"""Captures of every kind, written byte by byte: what we read of them is what tshark reads."""
+"""Captures of every kind, written byte by byte: we read what tshark reads."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ ETHERNET, COOKED, USB = 1, 113, 220
 
 
 class Order(NamedTuple):
-    """A byte order, and what is written in it."""
+    """A byte order, and the blocks that are written in it."""
 
     mark: str
 
@@ -90,7 +90,7 @@ def tick(resolution):
 
 
 def sub_second(resolution, ticks=12_345):
-    """Return a file with a resolution so fine that no date can be told in it."""
+    """Return a file whose resolution is too fine for any date."""
     o = LE
     return o.section() + o.interface((9, bytes([resolution]))) + o.packet(ticks)
 
@@ -168,7 +168,7 @@ def files():
             interface = o.interface((9, bytes([resolution])))
             packets = b"".join(o.packet(tick(resolution) + i) for i in range(3))
             yield f"resolution-{resolution:02x}-{name}", o.section() + interface + packets
-        for said in (4, 32):  # octets, as some write it, and bits, as the draft has it
+        for said in (4, 32):  # in octets, as some write it, and in bits, as the draft says
             yield (
                 f"fcs-{said}-{name}",
                 (
@@ -516,7 +516,7 @@ def test_a_packed_pipe_gives_a_frame_when_it_was_written(tmp_path):
     ],
 )
 def test_memory_is_bounded(tmp_path, many):
-    """Look in a process of its own: the most memory that a process had does not shrink."""
+    """Measure in a process of its own, because the peak memory of a process never shrinks."""
     path = tmp_path / "it"
     times = 60_000_000 // len(many)
     with path.open("wb") as out:

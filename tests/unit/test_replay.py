@@ -44,7 +44,7 @@ def test_every_format(tmp_path, kind):
     found = list(read_capture(path))
     assert [r.data for r in found] == FRAMES
     assert all(isinstance(r, Recorded) for r in found)
-    tolerance = 1000 if kind == "pcapng" else 0  # it was given a float there
+    tolerance = 1000 if kind == "pcapng" else 0  # scapy was given a float there
     for i, r in enumerate(found):
         assert abs(r.ns - NS - 1000 * i) <= tolerance
 
@@ -155,7 +155,7 @@ def test_a_file_that_was_cut_inside_its_header(tmp_path, kind):
 
 
 def damaged(data, kind):
-    """Give damaged files: what says how long the third frame is, or its block, is wrong."""
+    """Yield damaged files, with a wrong length of the third frame or of its block."""
     start = data.index(FRAMES[2])
     longer = (len(FRAMES[2]) + 4, 1 << 25, 0xFFFFFFF0)
     # Where it is, before the frame, and what cannot be there.
@@ -208,13 +208,13 @@ def test_a_pipe_gives_a_frame_when_it_was_written(tmp_path, kind):
     ends = [data.index(f) + len(f) + (-len(f) % 4 + 4) * (end > 0) for f in FRAMES]
     os.mkfifo(fifo)
     taken = threading.Semaphore(0)
-    late = []  # frames whose reader waited for the one behind
+    late = []  # frames that came only after the next one was written
 
     def write_slowly():
         with fifo.open("wb", buffering=0) as out:
             begin = 0
             for i, stop in enumerate(ends):
-                out.write(data[begin : begin + 1])  # it may come in any pieces
+                out.write(data[begin : begin + 1])  # the bytes may come in any pieces
                 out.write(data[begin + 1 : stop])
                 begin = stop
                 if not taken.acquire(timeout=30):

@@ -1,4 +1,4 @@
-"""The rooms of the package: what each may import, read from the source with ast."""
+"""Each room of the package imports only what its charter allows."""
 
 import ast
 import graphlib
@@ -19,7 +19,7 @@ def charter(room: str) -> str:
 
 
 def may_use(room: str) -> list[str]:
-    """List the rooms that a room may use, from its charter, which alone says so."""
+    """List the rooms that a room may use, from its charter, the only place that says so."""
     (line,) = re.findall(r"^May use: (.*)\.$", charter(room), re.MULTILINE)
     return line.split(", ")
 
@@ -28,7 +28,7 @@ ROOMS = sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__
 
 
 def imports(path: Path) -> list[str]:
-    """Modules that a file imports, wherever in it, also for the type checker only."""
+    """List the modules that a file imports anywhere, including those for the type checker only."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

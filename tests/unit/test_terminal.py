@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control character of somebody else's, and every number whole."""
+"""No control characters from outside reach a terminal, and no number is cut."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def assert_visible(text: str) -> None:
-    """Check that there is nothing in it but what can be seen, and line ends."""
+    """Check that a text holds only visible characters and line ends."""
     found = {c for c in text if c != "\n" and unicodedata.category(c) in CONTROLS}
     assert not found
 

@@ -1,4 +1,4 @@
-"""How `harness top` draws a ring and reckons rates."""
+"""`harness top` draws rings and computes rates."""
 
 import pytest
 from nic_harness.cli.top import add_rates, draw

@@ -1,4 +1,4 @@
-"""The views of a burst that C makes at once: whose bytes they have, and what they keep alive."""
+"""The views of a burst, which C makes all at once, show the right bytes and keep them alive."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ CONTENTS = [bytes([i]) * (60 + i) for i in range(100)]
 
 
 class Owner:
-    """Of the bytes, in place of the chains."""
+    """An owner of bytes, in place of the chains."""
 
     def __init__(self, contents=CONTENTS):
         self.data = [ffi.new("char[]", content) for content in contents]

@@ -44,7 +44,7 @@ def test_a_wake_is_for_all_whatever_the_others_do():
             waiter.close()
     for other in others:
         other.result(60)
-    waiter.wait(None, None)  # it is closed: nobody sleeps
+    waiter.wait(None, None)  # it is closed, so this returns at once
 
 
 def test_a_wake_before_the_sleep_counts_for_who_says_so():
@@ -58,7 +58,7 @@ def test_a_wake_before_the_sleep_counts_for_who_says_so():
 
 
 def interrupted_at(n, waiter):
-    """Wait, and be interrupted where the n-th call into C returns; whether there were so many."""
+    """Wait; the n-th call into C returns interrupted. Tell whether there were n calls."""
     calls = 0
 
     def count(frame, event, called):
@@ -94,7 +94,7 @@ def test_an_interrupt_anywhere_in_a_wait_leaves_nobody_to_wait_for():
         n += 1
         waiter = Waiter()
         again = interrupted_at(n, waiter)
-        # The lock is free, for other threads too, and close() comes to its end.
+        # The lock is free for other threads too, and close() returns.
         closing = threading.Thread(target=lambda w=waiter: (w.wake(), w.close()), daemon=True)
         closing.start()
         closing.join(60)

@@ -12,7 +12,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 @pytest.fixture(scope="session", autouse=True)
 def _a_machine_can_be_run() -> None:
-    """Say why none can be run here, and what would enable it."""
+    """Say why no machine can run here, and which command would enable it."""
     check = subprocess.run([TOOLS / "vmrun", "--check"], capture_output=True, text=True)
     if check.returncode:
         pytest.skip(f"{check.stderr.strip()} (or, for all of it, tools/vmrun --setup)")

@@ -1,4 +1,4 @@
-"""vhost_net in a virtual machine, which has one wherever it runs: the C test, a part of tests/tap.
+"""vhost_net in a virtual machine, which always has one: the C test and a part of tests/tap.
 
 `tools/vmtest` runs all of tests/tap there for each device, which takes half an hour each.
 """

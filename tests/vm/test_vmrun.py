@@ -24,7 +24,7 @@ def vmrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 def qemu_of(pid: int) -> set[int]:
-    """Children that are QEMU; a wrapper that stands for python3 has others before."""
+    """Return the children that are QEMU; a wrapper in place of python3 has others before it."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return {int(p) for p in found if Path(f"/proc/{p}/comm").read_text().startswith("qemu")}
@@ -42,7 +42,7 @@ def wait_until(condition: object, what: str) -> None:
 
 @pytest.fixture
 def started() -> Iterator[subprocess.Popen[bytes]]:
-    """Start a vmrun that would run for minutes, its QEMU started."""
+    """Start a vmrun that would run for minutes, and wait until its QEMU runs."""
     with subprocess.Popen([VMRUN, "sleep 200"], stderr=subprocess.PIPE) as process:
         wait_until(lambda: qemu_of(process.pid), "QEMU was not started")
         yield process
