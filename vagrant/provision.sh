@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Usage: provision.sh [--user NAME] [--project FOLDER] | provision.sh --packages
-# Sets up a Debian 12 machine (or newer) for the harness; run as root, at any time again. `vagrant up` runs
-# it in the VM. On a machine of your own: sudo vagrant/provision.sh
-#   --user     who will run the harness (the one who called sudo)
-#   --project  the checkout; its tools/setup runs as that user (the checkout this file is in)
+# Sets up a Debian 12 machine (or newer) for the harness. It needs root, and may be run again at any time. `vagrant up`
+# runs it in the VM. On a machine of your own, run sudo vagrant/provision.sh
+#   --user     the user of the harness (by default the one who called sudo)
+#   --project  the checkout (by default the one with this file); its tools/setup runs as that user
 #   --packages only lists the Debian packages; build-box puts them into the box
 # HARNESS_APT_MIRRORS, in the form of vagrant/apt-mirrors, is used where apt's own mirrors do not answer.
-# Python packages come from FOLDER/vagrant/wheels where that exists, and from nowhere else then.
+# If FOLDER/vagrant/wheels exists, Python packages come from there and from nowhere else.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
@@ -68,11 +68,11 @@ tell_if_emulated() {
 
 set_up_devices() {
     printf '%s\n' tun vhost_net >/etc/modules-load.d/nic-harness.conf
-    # In a container, and with a kernel built otherwise, they may be there without being modules.
+    # In a container, or with a kernel of your own, the devices may be there without being modules.
     modprobe -a tun vhost_net || true
     local device
     for device in /dev/net/tun /dev/vhost-net; do
-        [ -c "$device" ] || say "no $device: this kernel has no such module; the harness does without"
+        [ -c "$device" ] || say "there is no $device, because this kernel has no such module; the harness does without it"
     done
     # udev gives /dev/vhost-net to this group. Everybody may open /dev/net/tun.
     if [ "$user" != root ] && getent group kvm >/dev/null; then usermod -aG kvm "$user"; fi
@@ -80,17 +80,17 @@ set_up_devices() {
 
 set_up_project() {
     if [ ! -x "$project/tools/setup" ]; then
-        say "no $project/tools/setup: the machine is ready, the project is not here"
+        say "the machine is ready; $project has no checkout to set up"
         return 0
     fi
     local pip=()
     if [ -d "$project/vagrant/wheels" ]; then
         pip=(PIP_NO_INDEX=1 "PIP_FIND_LINKS=$project/vagrant/wheels")
     fi
-    # Also for when the user runs tools/setup again, or what calls it.
+    # The user may run tools/setup again, or a script that calls it.
     sed -i '/^PIP_\(NO_INDEX\|FIND_LINKS\)=/d' /etc/environment
     [ ${#pip[@]} -eq 0 ] || printf '%s\n' "${pip[@]}" >>/etc/environment
-    # -l: the group just given counts.
+    # -l: a new login has the group that was just added.
     runuser -l "$user" -c "cd $(printf %q "$project") && env ${pip[*]@Q} tools/setup"
     ln -sfn "$project/.venv/bin/harness" /usr/local/bin/harness
 }
@@ -103,11 +103,11 @@ while [ $# -gt 0 ]; do
             printf '%s\n' "${packages[@]}"
             exit
             ;;
-        *) die "the first lines of this file say how it is used; not with $1" ;;
+        *) die "there is no option $1; the first lines of this file describe the usage" ;;
     esac
     shift 2
 done
-[ "$(id -u)" = 0 ] || die "only root can set up a machine: sudo $0"
+[ "$(id -u)" = 0 ] || die "setting up a machine needs root: sudo $0"
 install_packages
 tell_if_emulated
 set_up_devices
