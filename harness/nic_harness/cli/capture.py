@@ -100,7 +100,7 @@ def capture(
         process = None
         with contextlib.suppress(KeyboardInterrupt):
             console.print(nic_lines(nic))
-            if command:
+            if command and wire.namespace is not None:
                 process = stack.enter_context(wire.namespace.popen(command))
             _serve(host, process, seconds)
         code = None if process is None else process.poll()

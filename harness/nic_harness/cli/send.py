@@ -126,7 +126,7 @@ def send(
         command: Command | None = None
         receiver: Receiver | None = None
         if peer is not None:
-            if not own:
+            if not own or wire.namespace is None:
                 raise CommandError(
                     "start",
                     peer,
@@ -136,7 +136,7 @@ def send(
             command = Command(wire.namespace, peer)
             stack.enter_context(command.process)
             command.wait_until_it_listens(ip, port)
-        elif own:
+        elif own and wire.namespace is not None:
             receiver = stack.enter_context(Receiver(wire.namespace, ip, port, digest=True))
             receiver.ready()
         bar = stack.enter_context(Bar())

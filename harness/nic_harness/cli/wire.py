@@ -14,6 +14,7 @@ from nic_harness.errors import ArgumentError, CommandError, NamespaceError, TcpU
 from nic_harness.wire.existing_tap import ExistingTap
 from nic_harness.wire.netns import Namespace, Process
 from nic_harness.wire.tap import Tap
+from nic_harness.wire.wire import Wire
 
 #: Seconds that a command started beside us has to begin listening.
 _LISTEN_PATIENCE = 10.0
@@ -65,7 +66,7 @@ def make_tap(
     kernel: str,
     address: str,
     mtu: int,
-) -> Tap:
+) -> Wire:
     """Make or attach to the TAP that the options ask for; the stack closes it.
 
     Raises:

@@ -39,7 +39,7 @@ from nic_harness.nic.queue import BURST, QueuePair, Sendable
 from nic_harness.nic.receiver import Callback, Receiver
 from nic_harness.nic.stats import RingPositions
 from nic_harness.wire.rtnl import mac_bytes
-from nic_harness.wire.tap import Tap
+from nic_harness.wire.wire import Wire
 
 __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
 
@@ -98,7 +98,7 @@ class Nic(Closing):
 
     def __init__(
         self,
-        tap: Tap,
+        tap: Wire,
         arena: Arena | None = None,
         *,
         device: str = "auto",

@@ -21,6 +21,7 @@ from nic_harness.transfer.payload import Payload
 from nic_harness.transfer.peer import Receiver
 from nic_harness.transfer.results import Attached
 from nic_harness.wire.tap import Tap
+from nic_harness.wire.wire import Wire
 
 _HOW = {"sf_buf": Sendfile.SF_BUF, "copy": Sendfile.COPY, "direct": Sendfile.DIRECT}
 #: Names of the ways that a file page can take to the wire.
@@ -69,7 +70,7 @@ class OurNic:
     def __init__(
         self,
         *,
-        tap: Tap | None = None,
+        tap: Wire | None = None,
         mtu: int = 1500,
         device: str = "auto",
         offloads: bool = True,
@@ -80,7 +81,7 @@ class OurNic:
     ) -> None:
         self._stall = stall
         with contextlib.ExitStack() as stack:
-            self._tap = stack.enter_context(Tap(mtu=mtu)) if tap is None else tap
+            self._tap: Wire = stack.enter_context(Tap(mtu=mtu)) if tap is None else tap
             self.arena = stack.enter_context(Arena())
             self._nic = stack.enter_context(
                 Nic(
@@ -94,7 +95,7 @@ class OurNic:
             )
             self._stack = stack.enter_context(Stack(self._nic, gateway=gateway))
             self.attached: NicAttached = self._nic.describe()
-            where = getattr(self._tap, "namespace", None)
+            where = self._tap.namespace
             self.rootless: bool = where is not None and where.rootless
             self._close = stack.pop_all()
 
@@ -127,6 +128,7 @@ class OurNic:
 
     def receiver(self, *, digest: bool) -> Receiver:
         """Start a receiver at the other end of the wire."""
+        assert self._tap.namespace is not None
         assert self._tap.address is not None
         return Receiver(self._tap.namespace, str(self._tap.address.ip), digest=digest)
 

@@ -8,6 +8,7 @@ The administrator makes it once, for a user, and puts it into a bridge or routes
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import ipaddress
@@ -15,22 +16,30 @@ import os
 import secrets
 import socket
 import struct
-import weakref
+from typing import NoReturn
 
 from nic_harness.base.descriptors import descriptors_for
-from nic_harness.base.owner import own, this_process
-from nic_harness.errors import ArgumentError, LinkError, TunMissingError, TunPermissionError
+from nic_harness.base.live import track
+from nic_harness.errors import (
+    ArgumentError,
+    LinkError,
+    TunMissingError,
+    TunPermissionError,
+    UnsupportedError,
+)
 from nic_harness.wire.holder import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF
+from nic_harness.wire.netns import Namespace
 from nic_harness.wire.rtnl import LinkInfo, Rtnl
-from nic_harness.wire.tap import Tap, _close_all
+from nic_harness.wire.wire import Address, Queues
 
 __all__ = ["ExistingTap"]
 
 
-class ExistingTap(Tap):
+class ExistingTap(Queues):
     """One queue of a persistent TAP in this process's network namespace; a context manager.
 
-    The interface stays when it is closed, and nothing of it is changed: no address, no MTU.
+    The interface stays when it is closed, and nothing of it is changed: no address, no MTU. What
+    would change it is refused with UnsupportedError.
 
     Args:
         name: of the interface.
@@ -44,19 +53,20 @@ class ExistingTap(Tap):
     """
 
     def __init__(self, name: str, *, nic_address: str, nic_mac: str | None = None) -> None:
+        super().__init__()
         self.name = name
-        self.fds = ()
-        self.address = None
+        self.namespace: Namespace | None = None  # this process's own has no object
+        self.address: Address | None = None
         try:
-            self.nic_address = ipaddress.ip_interface(nic_address)
+            ours: Address = ipaddress.ip_interface(nic_address)
         except ValueError as e:
             raise ArgumentError("attach to TAP", name, str(e)) from None
+        self.nic_address: Address | None = ours
+        self._ours = str(ours.ip)
         self.nic_mac = nic_mac or "02:" + secrets.token_bytes(5).hex(":")
-        self._owner = this_process()
-        self._owns_namespace = False
         self.mac = self._link("attach to TAP").mac
-        self.fds = (own(_open_queue(name)),)
-        self._close_fds = weakref.finalize(self, _close_all, self.fds, self._owner)
+        self._take([_open_queue(name)])
+        track(self)
 
     def _link(self, operation: str) -> LinkInfo:
         with descriptors_for(operation, self.name):
@@ -72,6 +82,58 @@ class ExistingTap(Tap):
         """Look at the kernel's side: MTU, state, statistics."""
         self._open("look at")
         return self._link("look at")
+
+    def set_link(
+        self,
+        *,
+        up: bool | None = None,  # noqa: ARG002 - as Tap takes them
+        mtu: int | None = None,  # noqa: ARG002
+        mac: str | None = None,  # noqa: ARG002
+        txqueuelen: int | None = None,  # noqa: ARG002
+    ) -> None:
+        """Refuse: the interface is the administrator's.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        self._refuse("configure", f"use ip link set dev {self.name} ...")
+
+    def static_neighbour(self) -> None:
+        """Refuse: the kernel's neighbours are the administrator's.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        address = f"{self._ours} lladdr {self.nic_mac}"
+        self._refuse("add neighbour to", f"use ip neighbour replace {address} dev {self.name}")
+
+    def _refuse(self, operation: str, remedy: str) -> NoReturn:
+        self._open(operation)
+        problem = "it was set up by somebody else, and is left as it is"
+        raise UnsupportedError(operation, self.name, problem, remedy)
+
+    def packet_socket(self, proto: int = 0x0003) -> socket.socket:
+        """Make an AF_PACKET socket on the kernel's side: whole frames, both directions.
+
+        Args:
+            proto: EtherType it sees; ETH_P_ALL by default, 0 for a socket that only sends.
+
+        Raises:
+            LinkError: not permitted (it takes CAP_NET_RAW), or the interface is gone.
+        """
+        self._open("open packet socket on")
+        with contextlib.ExitStack() as stack:
+            try:
+                with descriptors_for("open packet socket on", self.name):
+                    sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+                sock.bind((self.name, proto))
+            except OSError as e:
+                remedy = "run as root, or with CAP_NET_RAW" if e.errno == errno.EPERM else None
+                raise LinkError(
+                    "open packet socket on", self.name, remedy=remedy, errno=e.errno
+                ) from e
+            stack.pop_all()
+        return sock
 
 
 def _open_queue(name: str) -> int:

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
-import weakref
 from typing import Any
 
-from nic_harness._native import lib
-from nic_harness.base.live import Closing, track
-from nic_harness.base.owner import Owner, close_owned, own, this_process
-from nic_harness.errors import (
-    ArgumentError,
-    ClosedError,
-    MtuError,
-    UnsupportedError,
-    error_from_errno,
-)
+from nic_harness.base.live import track
+from nic_harness.errors import ArgumentError, MtuError
 from nic_harness.wire.netns import Namespace
-from nic_harness.wire.rtnl import LinkInfo, LinkStats, mac_bytes
+from nic_harness.wire.rtnl import LinkInfo, mac_bytes
+from nic_harness.wire.wire import Address, Queues
 
 __all__ = ["Tap"]
 
 #: Queues that one NIC can have (NIC_MAX_QUEUES).
 _MAX_QUEUES = 16
-#: Bytes of the longest frame.
-_FRAME_MAX = 65553
 
 
-class Tap(Closing):
+class Tap(Queues):
     """A TAP with the kernel on its far side and its queues here; use as a context manager.
 
     The defaults make a wire that works: the kernel is 198.18.0.1, the NIC's side is to be
@@ -87,14 +76,12 @@ class Tap(Closing):
         self.nic_address = _checked_interface(name, "nic_address", nic_address)
         self.mac = mac
         self.nic_mac = nic_mac
-        self.fds: tuple[int, ...] = ()
-        self._owner = this_process()
+        super().__init__()
         self._owns_namespace = namespace is None
         self.namespace = Namespace(ipv6=ipv6) if namespace is None else namespace
         try:
             self.name, fds = self.namespace.open_tap(name, queues=queues)
-            self.fds = tuple(map(own, fds))
-            self._close_fds = weakref.finalize(self, _close_all, self.fds, self._owner)
+            self._take(fds)
             info = self.namespace.link(self.name)
             # The kernel's own limits: they differ between kernels and kinds of interface.
             if not info.min_mtu <= mtu <= info.max_mtu:
@@ -114,49 +101,19 @@ class Tap(Closing):
             raise
         track(self)
 
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else f"queues={len(self.fds)}"
-        return f"<Tap {getattr(self, 'name', '?')} {state}>"
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return not self.fds
-
     def close(self) -> None:
         """Close the queues, which removes the interface, and the namespace if it is the Tap's own.
 
         Again has no effect. A NIC on the Tap keeps its own descriptors: close it first.
         """
-        if self.fds:
-            self._close_fds()
-            self.fds = ()
+        super().close()
         if self._owns_namespace:
             self.namespace.close()
-
-    def _open(self, operation: str) -> None:
-        if self.closed:
-            raise ClosedError(operation, getattr(self, "name", "TAP"), "the TAP is closed")
-        self._owner.check(operation, self.name)
 
     def link(self) -> LinkInfo:
         """Look at the kernel's side: MTU, state, statistics."""
         self._open("look at")
         return self.namespace.link(self.name)
-
-    def stats(self) -> LinkStats:
-        """Statistics of the kernel's side: its tx is what comes to us."""
-        return self.link().stats
-
-    @property
-    def mtu(self) -> int:
-        """MTU now, bytes."""
-        return self.link().mtu
-
-    @property
-    def tx_dropped(self) -> int:
-        """Frames that the kernel dropped because nobody emptied the queue in time."""
-        return self.stats().tx_dropped
 
     def set_link(
         self,
@@ -172,41 +129,10 @@ class Tap(Closing):
 
     def static_neighbour(self) -> None:
         """Tell the kernel our MAC for our address, so that it never asks ARP for it."""
+        self._open("add neighbour to")
         if self.nic_address is None:
             raise ArgumentError("add neighbour to", self.name, "the TAP has no nic_address")
         self.namespace.add_neighbour(self.name, str(self.nic_address.ip), self.nic_mac)
-
-    def steer(self, byte: int | None) -> None:
-        """Say which queue a frame of the kernel's comes to.
-
-        Args:
-            byte: offset from the start of the Ethernet header: the queue is that byte of the frame
-                modulo the number of queues, by a BPF program (TUNSETSTEERINGEBPF). A shorter frame
-                comes to queue 0. None: the kernel's own choice again, by a hash of addresses and
-                ports.
-
-        Raises:
-            ArgumentError: the offset is out of range.
-            UnsupportedError: bpf(2) is not allowed here, or the kernel's TAP has no steering.
-            ClosedError: the TAP is closed.
-        """
-        self._open("steer")
-        if byte is None:
-            code = lib.tap_steer_automatic(self.fds[0])
-        elif 0 <= byte <= _FRAME_MAX:
-            code = lib.tap_steer_by_byte(self.fds[0], byte)
-        else:
-            raise ArgumentError("steer", self.name, f"byte={byte}", f"0 to {_FRAME_MAX}")
-        if code == -errno.EPERM:
-            raise UnsupportedError(
-                "steer",
-                self.name,
-                "bpf(2) is not allowed here",
-                "be root, or have CAP_BPF, or sysctl kernel.unprivileged_bpf_disabled=0",
-                errno=-code,
-            )
-        if code:
-            raise error_from_errno(code, "steer", self.name)
 
     def packet_socket(self, proto: int = 0x0003) -> socket.socket:
         """AF_PACKET socket on the kernel's side; see Namespace.packet_socket()."""
@@ -221,18 +147,8 @@ def _checked(operation: str, name: str, what: str, value: str, parse: Any) -> An
         raise ArgumentError(operation, name, f"{what} {value!r}: {e}") from None
 
 
-def _checked_interface(
-    name: str, what: str, value: str | None
-) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface | None:
+def _checked_interface(name: str, what: str, value: str | None) -> Address | None:
     if value is None:
         return None
-    parsed: ipaddress.IPv4Interface | ipaddress.IPv6Interface = _checked(
-        "make TAP", name, what, value, ipaddress.ip_interface
-    )
+    parsed: Address = _checked("make TAP", name, what, value, ipaddress.ip_interface)
     return parsed
-
-
-def _close_all(fds: tuple[int, ...], owner: Owner) -> None:
-    if owner.here:
-        for fd in fds:
-            close_owned(fd)
