@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from enum import Enum
 from typing import ClassVar, Protocol, Self
 
 
@@ -327,42 +328,91 @@ class CaptureCutError(CaptureDamagedError):
     """A capture file ends in the middle of a record; the frames before it are good."""
 
 
-_BY_ERRNO: dict[int, type[HarnessError]] = {
+class Deed(Enum):
+    """What was done by a call into C: one error number means another thing in each."""
+
+    MEMORY = "memory"
+    DEVICE = "device"
+    TCP = "tcp"
+    FILE = "file"
+    LINK = "link"
+
+
+#: What an error number means whatever was done.
+_ALWAYS: dict[int, type[HarnessError]] = {
+    _errno.ENOMEM: ResourceError,
+    _errno.EMFILE: ResourceError,
+    _errno.ENFILE: ResourceError,
+    _errno.EBUSY: BusyError,
+    _errno.EINTR: SleepInterruptedError,
+    _errno.EINVAL: ArgumentError,
+    _errno.EOPNOTSUPP: UnsupportedError,
+    _errno.EOWNERDEAD: ForkedError,
+}
+
+#: Frames and the queues of a device.
+_DEVICE: dict[int, type[HarnessError]] = {
     _errno.ENETDOWN: LinkDownError,
     _errno.ENODEV: DeviceGoneError,
     _errno.EPROTO: RingError,
     _errno.ENOBUFS: RingFullError,
     _errno.EMSGSIZE: FrameSizeError,
-    _errno.ENOMEM: ResourceError,
-    _errno.EBUSY: BusyError,
-    _errno.EOWNERDEAD: ForkedError,
-    _errno.EINVAL: ArgumentError,
-    _errno.EINTR: SleepInterruptedError,
-    _errno.EMFILE: ResourceError,
-    _errno.ENFILE: ResourceError,
-    _errno.EOPNOTSUPP: UnsupportedError,
-    _errno.ECONNREFUSED: TcpRefusedError,
-    _errno.ECONNRESET: TcpResetError,
-    _errno.ECONNABORTED: TcpAbortedError,
-    _errno.ETIMEDOUT: TcpTimeoutError,
-    _errno.EHOSTUNREACH: TcpUnreachableError,
-    _errno.ENETUNREACH: TcpUnreachableError,
-    _errno.EPIPE: TcpClosedError,
-    _errno.ENOTCONN: TcpClosedError,
-    _errno.EADDRINUSE: TcpError,
-    _errno.EIO: FileError,
-    _errno.EBADF: FileError,
-    _errno.EACCES: FileError,
-    _errno.EFAULT: FileError,
+    _errno.EIO: LinkError,
+    _errno.EBADF: LinkError,
+    _errno.EACCES: LinkError,
+    _errno.EPERM: LinkError,
+    _errno.EFAULT: LinkError,
+}
+
+_BY_ERRNO: dict[Deed, dict[int, type[HarnessError]]] = {
+    Deed.MEMORY: _ALWAYS | {_errno.EFAULT: ArgumentError},
+    Deed.DEVICE: _ALWAYS | _DEVICE,
+    Deed.TCP: _ALWAYS
+    | {
+        _errno.ENETDOWN: LinkDownError,
+        _errno.ENODEV: DeviceGoneError,
+        _errno.EPROTO: RingError,
+        _errno.ECONNREFUSED: TcpRefusedError,
+        _errno.ECONNRESET: TcpResetError,
+        _errno.ECONNABORTED: TcpAbortedError,
+        _errno.ETIMEDOUT: TcpTimeoutError,
+        _errno.EHOSTUNREACH: TcpUnreachableError,
+        _errno.ENETUNREACH: TcpUnreachableError,
+        _errno.EPIPE: TcpClosedError,
+        _errno.ENOTCONN: TcpClosedError,
+        _errno.EADDRINUSE: TcpError,
+        _errno.EIO: FileError,  # of sendfile(), whose page could not be read
+    },
+    Deed.FILE: _ALWAYS
+    | {
+        _errno.EIO: FileError,
+        _errno.EBADF: FileError,
+        _errno.EACCES: FileError,
+        _errno.EFAULT: FileError,
+    },
+    Deed.LINK: _ALWAYS
+    | {
+        _errno.ENETDOWN: LinkDownError,
+        _errno.ENODEV: DeviceGoneError,
+        _errno.EBADF: LinkError,
+        _errno.EPERM: LinkError,
+    },
 }
 
 
-def error_from_errno(code: int, operation: str, object: str = "") -> HarnessError:  # noqa: A002
+def error_from_errno(
+    code: int,
+    operation: str,
+    object: str = "",  # noqa: A002 - the word of the project's conventions
+    *,
+    deed: Deed,
+) -> HarnessError:
     """Make the exception for a C call that returned a negative error number.
 
     Args:
         code: the error number, of either sign.
         operation: what was being done.
         object: what it was done to.
+        deed: the kind of operation, which decides what the error number means.
     """
-    return _BY_ERRNO.get(abs(code), HarnessError).from_errno(code, operation, object)
+    return _BY_ERRNO[deed].get(abs(code), HarnessError).from_errno(code, operation, object)

@@ -22,6 +22,7 @@ from nic_harness.errors import (
     ArgumentError,
     BusyError,
     ClosedError,
+    Deed,
     ResourceError,
     UnsupportedError,
     error_from_errno,
@@ -203,7 +204,7 @@ def jumbo_pg_free(page: JumboPage | int) -> None:
             handle._leave()
         return
     _misuse.check(seen, "free", what)
-    raise error_from_errno(code, "free", what)
+    raise error_from_errno(code, "free", what, deed=Deed.MEMORY)
 
 
 def jumbo_freem(page: JumboPage | int, _args: object = None) -> None:
@@ -229,7 +230,7 @@ def jumbo_pg_steal(page: JumboPage) -> StolenPage:
     code = lib.jumbo_steal(page._machine.jumbo, page._m, _site.caller())
     if code:
         _misuse.check(seen, "steal", repr(page))
-        raise error_from_errno(code, "steal", repr(page))
+        raise error_from_errno(code, "steal", repr(page), deed=Deed.MEMORY)
     page._leave()
     return StolenPage(page._m, page._machine)
 

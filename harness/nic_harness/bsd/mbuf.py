@@ -32,7 +32,7 @@ from nic_harness.base.owned import Owned
 from nic_harness.bsd.jumbo import JumboPage, jumbo_freem
 from nic_harness.bsd.sf_buf import SfBuf, sf_buf_free
 from nic_harness.bsd.vm_page import PAGE_SIZE, Views
-from nic_harness.errors import ArgumentError, BusyError, ResourceError, error_from_errno
+from nic_harness.errors import ArgumentError, BusyError, Deed, ResourceError, error_from_errno
 from nic_harness.memory.arena import Arena, current
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ def m_extadd(
         if code:
             del _attached[key]
     if code:
-        raise error_from_errno(code, "attach storage to", repr(m))
+        raise error_from_errno(code, "attach storage to", repr(m), deed=Deed.MEMORY)
     if isinstance(buf, JumboPage) and freef in (None, jumbo_freem):
         buf._leave()
 
@@ -573,7 +573,7 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
     to = ffi.new("char[]", length)
     code = lib.m_copydata(m.handle, off, length, to)
     if code:
-        raise error_from_errno(code, "copy from", repr(m))
+        raise error_from_errno(code, "copy from", repr(m), deed=Deed.MEMORY)
     return bytes(ffi.buffer(to))
 
 

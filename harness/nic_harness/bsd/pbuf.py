@@ -16,7 +16,7 @@ from nic_harness.base import misuse as _misuse
 from nic_harness.base import site as _site
 from nic_harness.base.owned import Collected
 from nic_harness.bsd.vm_page import Views
-from nic_harness.errors import ArgumentError, BusyError, error_from_errno
+from nic_harness.errors import ArgumentError, BusyError, Deed, error_from_errno
 from nic_harness.memory.arena import Arena, current
 
 __all__ = ["MAXPHYS", "Buf", "Pfreecnt", "getpbuf", "nswbuf", "relpbuf", "trypbuf"]
@@ -131,7 +131,7 @@ def relpbuf(bp: Buf) -> None:
     count = bp.pfreecnt._count if bp.pfreecnt else ffi.NULL
     code = lib.pbuf_rel(bp._machine.pbufs, handle, count, _site.caller())
     if code:
-        raise error_from_errno(code, "release", "pbuf")
+        raise error_from_errno(code, "release", "pbuf", deed=Deed.MEMORY)
 
 
 def nswbuf(*, arena: Arena | None = None) -> int:

@@ -33,6 +33,7 @@ from nic_harness.bsd.vm_page import (
 from nic_harness.errors import (
     ArgumentError,
     ClosedError,
+    Deed,
     FileError,
     HarnessError,
     ResourceError,
@@ -99,7 +100,7 @@ class VmObject(Collected):
         out = ffi.new("struct vm_object **")
         code = lib.vm_object_open(machine.sf_map, fd, out)
         if code:
-            raise error_from_errno(code, "open object of", f"file {fd}")
+            raise error_from_errno(code, "open object of", f"file {fd}", deed=Deed.FILE)
         self._machine = machine
         self._object: Any = out[0]
         track(self)
@@ -139,7 +140,7 @@ class VmObject(Collected):
         """Size of the file now, bytes."""
         size = int(lib.vm_object_size(self.handle))
         if size < 0:
-            raise error_from_errno(size, "look at", "object")
+            raise error_from_errno(size, "look at", "object", deed=Deed.FILE)
         return size
 
     def grab(self, pindex: int) -> FilePage:
@@ -271,7 +272,7 @@ def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
 
 
 def _error(code: int, page: Page) -> HarnessError:
-    error = error_from_errno(code, "map", repr(page))
+    error = error_from_errno(code, "map", repr(page), deed=Deed.FILE)
     if isinstance(error, FileError):
         return FileError("map", repr(page), "it lies behind the end of its file", errno=code)
     if isinstance(error, SleepInterruptedError):

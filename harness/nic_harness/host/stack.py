@@ -29,6 +29,7 @@ from nic_harness.errors import (
     ArgumentError,
     ArgumentTypeError,
     ClosedError,
+    Deed,
     FileError,
     HarnessError,
     ResourceError,
@@ -256,7 +257,7 @@ class Stack(Closing):
                 raise nic._belongs(queue, other)
             code = lib.inet_create(nic.handle, config, self._own)
             if code:
-                raise error_from_errno(code, "make stack on", nic.tap.name)
+                raise error_from_errno(code, "make stack on", nic.tap.name, deed=Deed.TCP)
         except BaseException:
             self.close()
             raise
@@ -1199,7 +1200,7 @@ def _tcp_error(code: int, operation: str, what: str) -> HarnessError:
     code = abs(code)
     if code == errno.EIO:
         return _pages_gone(operation, what)
-    error = error_from_errno(code, operation, what)
+    error = error_from_errno(code, operation, what, deed=Deed.TCP)
     if isinstance(error, (TcpError, ResourceError)):
         return error
     return TcpError(operation, what, errno=code)

@@ -16,7 +16,7 @@ from nic_harness.base import site as _site
 from nic_harness.base.live import track
 from nic_harness.base.misuse import Misuse
 from nic_harness.base.owner import this_process
-from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, error_from_errno
+from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, Deed, error_from_errno
 
 __all__ = ["Arena", "ArenaStats"]
 
@@ -168,7 +168,7 @@ class Arena:
         out = ffi.new("struct machine **")
         code = lib.machine_create(config, out)
         if code:
-            raise error_from_errno(code, "make", "arena")
+            raise error_from_errno(code, "make", "arena", deed=Deed.MEMORY)
         # Destroyed by close(), or when the last frame of it is gone, whichever is later.
         self._machine: Any = ffi.gc(out[0], _destroy)
         # What frees a chain of this arena, in C, and keeps the arena in being until then.

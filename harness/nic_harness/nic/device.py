@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nic_harness._native import ffi, lib
-from nic_harness.errors import HarnessError, UnsupportedError, error_from_errno
+from nic_harness.errors import Deed, HarnessError, UnsupportedError, error_from_errno
 
 __all__ = ["DEVICES", "Attached", "Offloads"]
 
@@ -158,7 +158,9 @@ def create(fds: Sequence[int], device: str, interface: str) -> tuple[str, Any, s
         if name == names[-1]:
             break
         reasons.append("{}: {}; {}".format(name, *_explain(name, code)))
-    raise refused(name, code, interface) or error_from_errno(code, "open queues of", interface)
+    raise refused(name, code, interface) or error_from_errno(
+        code, "open queues of", interface, deed=Deed.DEVICE
+    )
 
 
 def refused(name: str, code: int, interface: str) -> HarnessError | None:

@@ -24,7 +24,7 @@ from nic_harness.base.live import track
 from nic_harness.base.owned import Collected
 from nic_harness.bsd.mbuf import Mbuf
 from nic_harness.bsd.vm_page import PAGE_SIZE, Views
-from nic_harness.errors import ArgumentError, BusyError, error_from_errno
+from nic_harness.errors import ArgumentError, BusyError, Deed, error_from_errno
 from nic_harness.memory.arena import Arena, current
 from nic_harness.nic.frame import Chain
 
@@ -77,7 +77,7 @@ class UserArea(Collected):
         out = ffi.new("struct user_area **")
         code = lib.user_area_create(self._machine.arena, pages, out)
         if code:
-            raise error_from_errno(code, "make", "area")
+            raise error_from_errno(code, "make", "area", deed=Deed.MEMORY)
         self._area: Any = out[0]
         self._lock = threading.Lock()
         self._views = Views()
@@ -219,5 +219,5 @@ def recv_flip(
         with area._lock, source._lent("receive from") as chain:
             got = int(lib.recv_flip(chain, handle, offset, length, 0))
     if got < 0:
-        raise error_from_errno(got, "receive into", repr(area))
+        raise error_from_errno(got, "receive into", repr(area), deed=Deed.MEMORY)
     return got

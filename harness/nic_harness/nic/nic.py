@@ -19,6 +19,7 @@ from nic_harness.errors import (
     ArgumentError,
     BusyError,
     ClosedError,
+    Deed,
     HarnessError,
     LinkDownError,
     ResourceError,
@@ -211,7 +212,7 @@ class Nic(Closing):
             if capture is not None:
                 capture._abandon()
             error = _device.refused(name, code, self.tap.name) or error_from_errno(
-                code, "attach NIC to", self.tap.name
+                code, "attach NIC to", self.tap.name, deed=Deed.DEVICE
             )
             if error.errno == errno.ENOMEM:
                 error = ResourceError(
@@ -271,7 +272,9 @@ class Nic(Closing):
             for wrapper in around:
                 code = wrapper._wrap(device, out)
                 if code:
-                    raise error_from_errno(code, "wrap the device of", self.tap.name)
+                    raise error_from_errno(
+                        code, "wrap the device of", self.tap.name, deed=Deed.DEVICE
+                    )
                 device = out[0]
                 if isinstance(wrapper, Faults):
                     self._faults = device

@@ -16,6 +16,7 @@ from nic_harness.bsd.mbuf import Deferred, Mbuf
 from nic_harness.errors import (
     ArgumentTypeError,
     ClosedError,
+    Deed,
     DeviceGoneError,
     FrameError,
     FrameReleasedError,
@@ -253,7 +254,7 @@ class QueuePair:
             )
         if code == -errno.ENODEV:
             return DeviceGoneError(operation, self.interface, "the interface is gone", errno=-code)
-        return error_from_errno(code, operation, self.interface)
+        return error_from_errno(code, operation, self.interface, deed=Deed.DEVICE)
 
 
 def _is_released(view: memoryview) -> bool:

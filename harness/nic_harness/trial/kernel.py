@@ -9,7 +9,7 @@ import struct
 import time
 
 from nic_harness.base.live import Closing
-from nic_harness.errors import TcpTimeoutError, error_from_errno
+from nic_harness.errors import Deed, TcpTimeoutError, error_from_errno
 from nic_harness.transfer.passes import Pass, Progress
 from nic_harness.transfer.payload import Payload
 from nic_harness.trial.veth import VethReceiver
@@ -79,7 +79,9 @@ class KernelSendfile(Closing):
                     "send to", receiver.address, f"no progress in {self._stall:g} s"
                 ) from e
             except OSError as e:
-                raise error_from_errno(e.errno or 0, "send to", receiver.address) from e
+                raise error_from_errno(
+                    e.errno or 0, "send to", receiver.address, deed=Deed.TCP
+                ) from e
             received = receiver.result(self._stall)
             frames = self._namespace.link(VethReceiver.near).stats.tx_packets - frames
         return Pass(

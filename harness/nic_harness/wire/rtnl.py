@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from nic_harness.errors import LinkError, error_from_errno
+from nic_harness.errors import Deed, LinkError, error_from_errno
 
 IpInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -228,5 +228,5 @@ def _refused(code: int, payload: bytes, flags: int, operation: str, name: str) -
         return LinkError(operation, name, "no such interface", errno=code)
     if words:
         return LinkError(operation, name, words, errno=code)
-    problem = error_from_errno(code, operation, name).problem
+    problem = error_from_errno(code, operation, name, deed=Deed.LINK).problem
     return LinkError(operation, name, problem, errno=code)

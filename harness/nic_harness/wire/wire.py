@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from nic_harness._native import lib
 from nic_harness.base.live import Closing, Resource
 from nic_harness.base.owner import Owner, close_owned, own, this_process
-from nic_harness.errors import ArgumentError, ClosedError, UnsupportedError, error_from_errno
+from nic_harness.errors import ArgumentError, ClosedError, Deed, UnsupportedError, error_from_errno
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.rtnl import LinkInfo, LinkStats
 
@@ -154,7 +154,7 @@ class Queues(Closing):
                 errno=-code,
             )
         if code:
-            raise error_from_errno(code, "steer", self.name)
+            raise error_from_errno(code, "steer", self.name, deed=Deed.LINK)
 
 
 def _close_all(fds: tuple[int, ...], owner: Owner) -> None:
