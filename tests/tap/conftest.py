@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def no_io_uring() -> str:
-    """Ask the kernel whether io_uring may be used: empty, or why not."""
+    """Ask the kernel whether io_uring may be used; return "" or the reason why not."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(425, 0, None)  # io_uring_setup of no entries at all
     e = ctypes.get_errno()
@@ -40,7 +40,7 @@ def no_io_uring() -> str:
 
 @pytest.fixture(autouse=True)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of the device that "auto" is in this test, also in processes it starts."""
+    """Name the device that "auto" is in this test and in the processes that it starts."""
     param = getattr(request, "param", None)
     named = request.config.getoption("--device")
     polled = request.node.get_closest_marker("polled")
@@ -54,7 +54,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture(autouse=True)
 def _direct_io(request: pytest.FixtureRequest) -> None:
-    """Skip what sends past the page cache where that cannot be."""
+    """Skip tests that send past the page cache where that is not possible."""
     callspec = getattr(request.node, "callspec", None)
     if callspec is None or callspec.params.get("strategy") not in ("direct", Strategy.DIRECT):
         return
@@ -78,7 +78,7 @@ class Wire:
         self.kernel.settimeout(60)
 
     def kernel_recv(self) -> bytes:
-        """Next frame that reached the kernel from the NIC."""
+        """Return the next frame that reached the kernel from the NIC."""
         while True:
             data, (_, _, kind, *_) = self.kernel.recvfrom(1 << 17)
             if kind != 4:  # PACKET_OUTGOING
@@ -87,7 +87,7 @@ class Wire:
 
 @pytest.fixture
 def wire() -> Iterator:
-    """Make wires, by make(mtu=..., pages=..., **nic); their arenas have nothing out at the end."""
+    """Make wires, by make(mtu=..., pages=..., **nic); check that their arenas end unused."""
     with ExitStack() as stack:
 
         def make(*, mtu: int = 1500, pages: int = 2048, ipv6: bool = False, **options) -> Wire:

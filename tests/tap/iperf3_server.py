@@ -32,7 +32,7 @@ UDP_CONNECT_REPLY = struct.pack("=I", 0x39383736)
 
 @dataclass
 class Counts:
-    """What one test came to on our side.
+    """The result of one test on our side.
 
     Attributes:
         received: bytes of each stream, to its end.
@@ -64,7 +64,7 @@ def send_json(connection: Connection, what: Any) -> None:
 
 
 def serve(stack: Stack, payload: Path) -> Counts:
-    """Serve one test; what a source sends is cut from the file at `payload`."""
+    """Serve one test; a source sends pieces of the file at `payload`."""
     with stack.listen(PORT) as listener, listener.accept(PATIENCE) as control:
         cookie = recv(control, COOKIE)
         control.send(PARAM_EXCHANGE)
@@ -155,7 +155,7 @@ def _udp_sink(stack: Stack, control: Connection, params: Any) -> Counts:
 
 
 def _datagram(stack: Stack, control: Connection) -> Any:
-    """Return the next UDP datagram for us; None when there is none and the client goes on."""
+    """Return the next UDP datagram for us; None if there is none and the client continues."""
     while True:
         # In this order: a state comes after the datagrams that were sent before it.
         over = control.info().readable > 0

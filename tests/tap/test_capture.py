@@ -1,4 +1,4 @@
-"""A capture, read by scapy and by tshark, who did not write it."""
+"""scapy and tshark read a capture that they did not write."""
 
 import io
 import json
@@ -18,7 +18,7 @@ SIZES = [14, 15, 60, 61, 62, 63, 1514]
 
 
 def read(path):
-    """Frames of a file: bytes, time in ns, length on the wire."""
+    """Return the frames of a file: bytes, time in ns, length on the wire."""
     with RawPcapNgReader(str(path)) as reader:
         found = []
         for data, meta in reader:
@@ -38,7 +38,7 @@ def tshark(path, *options):
 
 
 def exchange(w, frame_of):
-    """Send frames both ways, in turns; what passed, in order."""
+    """Send frames both ways in turns, and return what passed, in order."""
     passed = []
     for size in SIZES:
         out = frame_of(size)

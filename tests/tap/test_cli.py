@@ -1,4 +1,4 @@
-"""The command: what it prints, how it fails, and that nothing of it stays."""
+"""The command: what it prints, how it fails, and that it leaves nothing behind."""
 
 import contextlib
 import fcntl
@@ -80,7 +80,7 @@ def small(tmp_path):
 
 @pytest.fixture
 def large(tmp_path):
-    """More than any buffer holds; a hole, so that it costs nothing."""
+    """Make a file larger than any buffer; it is a hole, and takes no space."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(256 << 20)
@@ -122,7 +122,7 @@ def test_trial_as_a_table(small, tmp_path, device):
 
 
 def on_a_terminal(*args, columns):
-    """Run a command on a terminal of its own: what it wrote there, and its exit code."""
+    """Run a command on a terminal of its own; return what it wrote there, and its exit code."""
     ours, theirs = pty.openpty()
     try:
         termios.tcsetwinsize(theirs, (50, columns))
@@ -138,7 +138,7 @@ def on_a_terminal(*args, columns):
         os.close(theirs)
     with os.fdopen(ours, "rb", buffering=0) as terminal, command:
         written = b""
-        with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+        with contextlib.suppress(OSError):  # EIO: no process has it open any more
             while part := terminal.read(1 << 16):
                 written += part
     return written.decode(), command.returncode
@@ -423,7 +423,7 @@ def test_no_room_for_the_file(tmp_path, monkeypatch):
 
 
 def test_no_folder_for_the_file(tmp_path, monkeypatch):
-    """What TMPDIR names is used, or complained of: never another one instead."""
+    """The folder that TMPDIR names is used or complained about; no other folder replaces it."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
     fails(1, f"test file in {tmp_path / 'gone'}: No such", "trial", "--size", "1M")
 

@@ -1,4 +1,4 @@
-"""TCP of our own against the kernel's: streams, files, and peers that misbehave."""
+"""Our TCP against the kernel's: streams, files, and peers that misbehave."""
 
 import errno
 import hashlib
@@ -67,7 +67,7 @@ class Host:
         return self._pool.submit(work, *arguments)
 
     def settle(self):
-        """Wait for vhost_net: what was acknowledged may lie on its ring still."""
+        """Wait for vhost_net, whose ring may still hold what was acknowledged."""
         deadline = time.monotonic() + 60
         while self.nic.stats().tx_outstanding:
             assert time.monotonic() < deadline
@@ -75,7 +75,7 @@ class Host:
 
 
 def _wake(sock):
-    """End what waits on a socket in another thread; closing would not."""
+    """End the wait of another thread on a socket, which closing it would not do."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -91,7 +91,7 @@ def host():
 
 
 def receive_all(listener):
-    """Accept one connection and read it to its end: how much, and its digest."""
+    """Accept one connection and read it to its end; return its size and digest."""
     peer, _ = listener.accept()
     with peer:
         peer.settimeout(30)
@@ -172,7 +172,7 @@ def test_a_part_of_a_file_between_header_and_trailer(host, file_of, offset, nbyt
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bytes_there_and_back(host, size):
-    """The kernel's side sends back what it gets; both directions at a time."""
+    """The kernel's side sends back what it gets, so that both directions are busy at once."""
     h = host()
     listener, port = h.kernel_listens()
     data = stream(size)
@@ -419,7 +419,7 @@ def test_peer_never_reads(host, file_of):
         connection.sendfile(path, progress=progress)
     with pytest.raises(TcpTimeoutError, match="peer took nothing for"):
         connection.send(bytes(10_000_000), timeout=0.2)
-    assert h.arena.stats().sfbufs_in_use > 0  # they are the peer's still
+    assert h.arena.stats().sfbufs_in_use > 0  # the peer has not acknowledged them
     with pytest.raises(TcpTimeoutError):
         connection.drain(timeout=0.1)
     connection.abort()
@@ -465,7 +465,7 @@ def test_what_is_no_file_is_named(host, tmp_path):
         for offset, nbytes in ((-1, None), (0, -1)):
             with pytest.raises(ArgumentError):
                 connection.sendfile(__file__, offset, nbytes)
-        # The connection has not suffered.
+        # The connection still works.
         connection.send(b"fine")
 
 
@@ -480,7 +480,7 @@ def test_what_cannot_be_read_past_the_page_cache_is_named(host):
                 connection.sendfile(fd, strategy=Strategy.DIRECT)
             with pytest.raises(FileError, match="a directory"):
                 connection.sendfile("/", strategy=Strategy.DIRECT)
-            connection.send(b"fine")  # it has not suffered
+            connection.send(b"fine")  # it still works
     finally:
         os.close(fd)
 
@@ -532,7 +532,7 @@ def test_a_file_that_shrinks_meanwhile(host, file_of, strategy):
 def test_a_file_that_shrinks_while_it_waits_to_be_sent(
     host, file_of, tmp_path, offloads, peer_reads
 ):
-    """sendfile() has returned: it is the connection that ends, and no other."""
+    """sendfile() has returned; that connection ends, and no other."""
     h = host(offloads=offloads)
     data = stream(4_000_000)
     path = file_of(data)
@@ -725,7 +725,7 @@ def test_two_threads_take_turns(host, file_of):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_while_it_sends(interrupt, file_of, number):
-    """Ctrl-C is a KeyboardInterrupt at once, also while the peer takes nothing; nothing stays."""
+    """Ctrl-C is a KeyboardInterrupt at once, even while the peer takes nothing; nothing stays."""
     path = file_of(bytes(1 << 20) * 40)
     program = f"""
 from nic_harness import Nic, Stack, Tap
@@ -742,7 +742,7 @@ with Tap() as tap, Nic(tap) as nic, Stack(nic) as stack, tap.namespace.socket() 
 
 
 def test_lost_frames_are_sent_again(host, file_of):
-    """Of each 50 frames to the kernel one is lost, in both directions."""
+    """One of every 50 frames is lost, in both directions."""
     h = host(offloads=Offloads.NONE)
     rules = """
 table netdev t {

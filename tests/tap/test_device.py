@@ -1,4 +1,4 @@
-"""Which device a NIC runs on, and what is said of those that do not work."""
+"""Which device a NIC runs on, and the messages about devices that do not work."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`harness doctor` where the main job can run: what it says is what can be seen otherwise."""
+"""Where the main job can run, `harness doctor` reports what can be seen by other means."""
 
 from __future__ import annotations
 

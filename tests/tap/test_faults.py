@@ -1,4 +1,4 @@
-"""Faults between the rings and the wire: what arrives is what they say, and nothing is lost."""
+"""Faults between the rings and the wire do what their counters say, and lose nothing else."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def numbered(frame_of, i):
 
 
 def settle(w):
-    """Receive until nothing is under way any more: frames as bytes."""
+    """Receive until nothing is under way any more; return the frames as bytes."""
     got = []
     quiet = 0
     # 20 ms, a poll each: longer than the longest delay and the longest stall; an emulated machine
@@ -122,7 +122,7 @@ def test_on_the_way_out(wire, frame_of, kind):
 
 
 def bad_sums(namespace):
-    """TCP segments that the kernel threw away for their checksum."""
+    """Count the TCP segments that the kernel discarded for their checksum."""
     lines = namespace.read("/proc/net/snmp").splitlines()
     names, values = (line.split() for line in lines if line.startswith("Tcp:"))
     return int(values[names.index("InCsumErrors")])
@@ -169,7 +169,7 @@ def test_tcp_gets_its_bytes_through_all_of_it(wire, tmp_path, offloads, corrupt)
             assert got == data
     done = w.nic.fault_stats()
     assert done.rx["alloc"] > 0
-    # A turned bit is seen where the sum is checked, also where the sum was left to the device.
+    # The receiver's check sees a turned bit, even if the sum was left to the device.
     assert done.tx["corrupt"] > 0
     assert bad_sums(w.tap.namespace) > 0
     w.nic.check()

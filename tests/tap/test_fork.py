@@ -1,4 +1,4 @@
-"""A forked child: what it does with its parent's NIC, stack and namespace is nothing at all."""
+"""A forked child cannot affect its parent's NIC, stack or namespace."""
 
 import contextlib
 import gc
@@ -23,10 +23,10 @@ BACK = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
 
 
 class Child:
-    """A forked child: what it raised or returned."""
+    """A forked child, and what it raised or returned."""
 
     def __init__(self, function, *, leaves=lambda: None):
-        """Fork; the child calls `function`, then `leaves`, and ends with nothing of ours done."""
+        """Fork; the child calls `function`, then `leaves`, and ends without our clean-up."""
         out, into = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -49,7 +49,7 @@ class Child:
 
 
 class Wire:
-    """Everything there is on a TAP, with one connection and one frame in hand."""
+    """A TAP with one object of each kind on it, with one connection and one frame in hand."""
 
     def __init__(self, stack):
         self.tap = stack.enter_context(Tap(queues=2))
@@ -66,7 +66,7 @@ class Wire:
         self.peer.settimeout(60)
 
     def works(self):
-        """See that frames go out and come in, and that the connection lives."""
+        """Check that frames go out and come in, and that the connection works."""
         assert self.nic.send_many([FRAME] * 64, queue=1) == 64
         for _ in range(64):
             while self.kernel.recvfrom(100)[1][2] == 4:  # PACKET_OUTGOING
@@ -218,7 +218,7 @@ def test_frames_and_pages_that_the_child_lets_go_of_stay_the_parents(wire):
 
 
 def test_threads_of_the_parent_hold_their_locks_while_it_forks(wire):
-    """Whatever a thread holds at that moment is held in the child for ever."""
+    """A lock that a thread holds at that moment stays held in the child for ever."""
     stop = threading.Event()
 
     def busy():
@@ -243,7 +243,7 @@ def test_threads_of_the_parent_hold_their_locks_while_it_forks(wire):
 
 
 def test_what_a_child_keeps_does_not_keep_the_interface(device):
-    """A worker that lives long: the TAP is gone with its Tap."""
+    """A worker that outlives the Tap does not keep the TAP alive."""
     with Tap() as tap, Nic(tap) as nic, tap.packet_socket() as kernel:
         namespace, hold, up = tap.namespace, os.pipe(), os.pipe()
         pid = os.fork()

@@ -11,7 +11,7 @@ TIMESTAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
 
 
 def frames(tap):
-    """Frames to the NIC, and whether their headers are 66 bytes."""
+    """Return frames for the NIC, and whether their headers are 66 bytes."""
     ether = Ether(src=tap.mac, dst=tap.nic_mac)
     ip = IP(src="198.18.0.1", dst="198.18.0.2")
     payload = Raw(bytes(range(256)) * 5)

@@ -43,7 +43,7 @@ def works():
 
 
 def in_a_process(program, **how):
-    """Run a program after WORKS; it is to say nothing and to end well."""
+    """Run a program after WORKS; it must print nothing and succeed."""
     done = subprocess.run(
         [sys.executable, "-c", WORKS + program],
         capture_output=True,
@@ -124,7 +124,7 @@ def test_closed_standard_descriptors(closed):
 
 
 def test_a_command_gets_nothing_of_ours_where_a_standard_descriptor_is_closed():
-    """A queue of a TAP, or the arena, may have got the number."""
+    """A queue of a TAP, or the arena, may have that number."""
     in_a_process(
         """
 os.close(0); os.close(1)
@@ -177,7 +177,7 @@ def test_a_descriptor_that_is_not_open_is_named(ns):
 
 
 def test_a_long_answer(ns, tmp_path):
-    """64 KiB of bytes that are no text, each of which takes six in JSON."""
+    """Return 64 KiB of bytes that are not text, each of which takes six in JSON."""
     (tmp_path / "noise").write_bytes(b"\xff" * (1 << 16))
     assert ns.read(tmp_path / "noise") == "\N{REPLACEMENT CHARACTER}" * (1 << 16)
 
@@ -187,12 +187,12 @@ def test_a_timeout_of_all_sockets_is_not_for_ours():
 
 
 class InterruptionError(Exception):
-    """Out of a signal handler."""
+    """An exception that a signal handler raises."""
 
 
 @pytest.fixture
 def interrupted():
-    """Call something, with a signal whose handler raises at some moment of it."""
+    """Call something, and at some moment of it deliver a signal whose handler raises."""
     chance = random.Random(1)
     armed = False
 

@@ -42,7 +42,7 @@ TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 1 << 4, 1 << 6
 
 
 class Row(NamedTuple):
-    """A frame, and what becomes of it where it does not arrive."""
+    """A frame, and what happens to it if it does not arrive."""
 
     name: str
     frame: bytes
@@ -217,7 +217,7 @@ def test_from_the_kernel(wire, mtu, rows):
         with frame:
             assert b"".join(frame.segments) == row.frame, row.name
             assert len(frame) == len(row.frame), row.name
-            assert frame.offload == Offload(), row.name  # nobody vouches for any of them
+            assert frame.offload == Offload(), row.name  # none is marked as checked
         arrived += 1
     s = w.nic.stats()
     assert (s.rx_received, s.rx_delivered, s.rx_dropped) == (arrived, arrived, 0)
@@ -228,7 +228,7 @@ def test_from_the_kernel(wire, mtu, rows):
 
 @pytest.mark.polled("it empties the queue while nobody looks")
 def test_a_storm_at_once(wire):
-    """More than the ring holds, with nobody at the rings: what is missing is counted."""
+    """More frames than the ring holds come, and nothing takes them; missing ones are counted."""
     w = wire(ring_size=32)
     storm = [row.frame for row in ordinary() if "storm" in row.name] * 30
     for frame in storm:
@@ -268,7 +268,7 @@ def test_to_the_kernel(wire, mtu, rows):
 
 
 def seen(kernel: socket.socket) -> bytes:
-    """Return the next frame from the NIC as it was: the kernel keeps a VLAN tag beside it."""
+    """Return the next frame from the NIC as it was; the kernel keeps a VLAN tag beside it."""
     while True:
         data, ancillary, _, (_, _, kind, *_) = kernel.recvmsg(1 << 17, 256)
         if kind != 4:  # PACKET_OUTGOING

@@ -1,4 +1,4 @@
-"""A stack on a small arena, or with many peers that take or read nothing: slow, never still."""
+"""A stack on a small arena, or with many peers that take nothing, gets slow and never stops."""
 
 import hashlib
 import socket
@@ -15,7 +15,7 @@ MEGABYTE = bytes(range(256)) * 4096
 
 
 class Small:
-    """A stack on an arena of so many pages beyond those of its ring, and the kernel's side."""
+    """A stack on an arena with `spare` pages beyond its ring's, and the kernel's side."""
 
     def __init__(self, exits, spare):
         self._exits = exits
@@ -57,7 +57,7 @@ def send_all(sock, data):
 
 @pytest.mark.parametrize("spare", [32, 192, 4096])
 def test_one_client_after_the_other(small, spare):
-    """The others' data wait in the backlog, and take nothing from the one that is read."""
+    """The data of the others wait in the backlog, and take nothing from the one that is read."""
     h = small(spare)
     with h.stack.listen(PORT) as listener, ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(send_all, h.kernel_socket(), MEGABYTE) for _ in range(6)]

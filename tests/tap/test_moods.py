@@ -1,4 +1,4 @@
-"""What the kernel's side of the wire may do while a NIC is on it: seen, named, recovered from."""
+"""Whatever the kernel does to its side of the wire, the NIC names it and recovers."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.each_device
 
 @pytest.fixture
 def arena():
-    """Everything is back when the NIC is closed, whatever became of its interface."""
+    """Everything is given back when the NIC is closed, whatever happened to its interface."""
     with Arena(2048) as made:
         yield made
         s = made.stats()
@@ -21,7 +21,7 @@ def arena():
 
 
 def test_mtu_raised(wire, frame_of):
-    """What the kernel sends then arrives whole; ours stays what the NIC was attached with."""
+    """Frames from the kernel then arrive whole; our MTU stays the one from the attach."""
     w = wire()
     w.tap.set_link(mtu=9000)
     w.kernel.send(frame_of(9014))
@@ -50,7 +50,7 @@ def test_mtu_lowered(wire, frame_of):
 
 @pytest.mark.polled("it does not tell of an interface that is down")
 def test_down_and_up(wire, frame_of):
-    """What cannot go out waits on the ring, in order, until it is full."""
+    """Frames that cannot go out wait on the ring, in order, until it is full."""
     w = wire(ring_size=64)
     w.tap.set_link(up=False)
     with pytest.raises(LinkDownError):
@@ -63,7 +63,7 @@ def test_down_and_up(wire, frame_of):
     assert w.nic.stats().tx_outstanding == sent > 0
     w.nic.check()
     w.tap.set_link(up=True)
-    w.kernel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # it heard of that, too
+    w.kernel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # clears its error
     w.nic.send(frame_of(59))
     assert [len(w.kernel_recv()) for _ in range(sent + 1)] == [*range(60, 60 + sent), 59]
     assert w.nic.stats().tx_outstanding == 0
@@ -109,7 +109,7 @@ def test_removed_under_a_receiver(device, arena):
 
 
 def test_removed_with_frames_under_way(device, arena, frame_of):
-    """On the ring, in the TAP's queue, and with somebody who looks at them."""
+    """Frames are on the ring, in the TAP's queue, and held by a user."""
     with Namespace() as ns, Tap(ns) as tap, Nic(tap, arena, device=device) as nic:
         with tap.packet_socket() as kernel:
             for _ in range(20):
@@ -138,7 +138,7 @@ def test_namespace_gone(device, arena, frame_of):
 
 @pytest.mark.polled("it empties the queue while nobody looks")
 def test_queue_full(wire, frame_of):
-    """The kernel drops, and says so; what is in the queue comes, and what is sent later."""
+    """The kernel counts what it drops; what is in the queue arrives, and what is sent later."""
     w = wire()
     w.tap.set_link(txqueuelen=8)
     for i in range(100):

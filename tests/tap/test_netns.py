@@ -1,4 +1,4 @@
-"""The namespace: what lives in it, and that nothing of it stays."""
+"""The namespace: what lives in it, and that it leaves nothing behind."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_it_is_another_network(ns):
         with server.accept()[0] as peer:
             client.sendall(b"x")
             assert peer.recv(1) == b"x"
-        # From outside, nobody listens there.
+        # From outside, no server listens there.
         with socket.socket() as outside, pytest.raises(ConnectionRefusedError):
             outside.connect(server.getsockname())
 
@@ -164,7 +164,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(processes):
 
 def test_tap_configures_the_kernels_side():
     with Tap(mtu=9000, address="192.0.2.1/24", mac="02:00:00:00:00:0a", txqueuelen=77) as tap:
-        with tap.namespace.iproute() as ipr:  # pyroute2 looks with its own eyes
+        with tap.namespace.iproute() as ipr:  # pyroute2 is a second source
             (link,) = ipr.get_links(ifname="tap0")
             address = ipr.get_addr(label="tap0")
         assert link.get("IFLA_MTU") == 9000

@@ -196,12 +196,12 @@ def test_the_pool_runs_dry_and_recovers(wire, frame_of):
     for i in range(30):
         w.kernel.send(frame_of(60) + bytes([i]))
         held += harvest(w.nic, i + 1)
-    # 8 pages beyond those of the ring: so many are held, the rest is dropped and counted.
+    # There are 8 pages beyond the ring's: 8 frames are held, the rest is dropped and counted.
     assert [f.data[-1] for f in held] == list(range(8))
     s = add_up(w.nic)
     assert (s.rx_delivered, s.rx_drop_no_page, s.rx_recycled) == (8, 22, 22)
     assert w.nic.arena.stats().pages_free == 0
-    # Sending needs a page too: refused, named, nothing hangs.
+    # Sending needs a page too: it is refused with a named error, and nothing hangs.
     with pytest.raises(ResourceError, match="out of pages"):
         w.nic.send(frame_of(1000))
     w.nic.send(held[0])  # but not from where it lies
@@ -243,7 +243,7 @@ def test_full_tap_queue_shows_in_the_kernels_statistics(frame_of):
         for _ in range(50):
             try:
                 kernel.send(frame_of(60))
-            except OSError:  # ENOBUFS: the packet socket hears of it
+            except OSError:  # ENOBUFS: the packet socket reports it
                 continue
         assert tap.tx_dropped >= 30
         frames = nic.recv(timeout=60)
@@ -375,7 +375,7 @@ def test_interface_down_and_up_again(wire, frame_of):
         w.nic.send_many([frame_of(60)] * 100, timeout=0.05)
     assert w.nic.stats().tx_outstanding > 0
     w.tap.set_link(up=True)
-    w.kernel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the packet socket heard of it
+    w.kernel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # clears the packet socket's error
     w.nic.send(frame_of(62))
     assert len(w.kernel_recv()) == 60
     while len(w.kernel_recv()) != 62:

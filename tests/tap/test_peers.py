@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote, on the kernel's side: ping, arping and iperf3."""
+"""Foreign programs on the kernel's side: ping, arping and iperf3."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_arping(host):
 
 
 class Bridge:
-    """Two NICs back to back: what comes by the one leaves by the other, from the same pages."""
+    """Two NICs back to back: what one receives the other sends, from the same pages."""
 
     def __init__(self, stack: ExitStack, mtu: int) -> None:
         self.arena = stack.enter_context(Arena(4096))
@@ -139,7 +139,7 @@ def iperf3(bridge: Bridge, *args: str) -> dict:
 
 @pytest.fixture
 def iperf3_to_us(tmp_path):
-    """Run an iperf3 client against a host of ours: what it said, what we counted, our NIC."""
+    """Run an iperf3 client against a host of ours; return its report, our counts and our NIC."""
     program = needs("iperf3")
     with ExitStack() as stack:
 
@@ -166,7 +166,7 @@ def iperf3_to_us(tmp_path):
 
 
 def snmp(peer: Peer, protocol: str, counter: str) -> int:
-    """Look at a counter of the kernel's in its namespace."""
+    """Read a counter of the kernel in the peer's namespace."""
     lines = peer.run("cat", "/proc/net/snmp").stdout.splitlines()
     names, values = (line.split() for line in lines if line.startswith(f"{protocol}: "))
     return int(dict(zip(names, values, strict=True))[counter])
@@ -185,7 +185,7 @@ def settled(bridge: Bridge) -> None:
 
 @pytest.mark.parametrize("direction", [(), ("--reverse",), ("--bidir",)], ids=["", "back", "both"])
 def test_iperf3_tcp(bridge, direction):
-    """Super-frames, cut by nobody on the way."""
+    """Super-frames arrive uncut."""
     b = bridge()
     end = iperf3(b, "-n", "32M", *direction)["end"]
     # The receivers' count is taken when a sender has nothing more to send, not when all is there.
@@ -241,7 +241,7 @@ def test_our_tcp_is_a_source_for_iperf3(iperf3_to_us, streams):
 
 @pytest.mark.parametrize("length", [64, 1400])
 def test_a_udp_sink_for_iperf3_beside_our_tcp(iperf3_to_us, length):
-    """Its control connection is the stack's, and its datagrams are what the stack hands on."""
+    """The stack serves its control connection, and hands on its datagrams as unclaimed frames."""
     datagrams = 1000
     args = ("-u", "-b", "20M", "-l", str(length), "-n", str(datagrams * length))
     end, counts, nic = iperf3_to_us(*args, unclaimed=512)

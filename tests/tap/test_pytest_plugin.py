@@ -1,17 +1,17 @@
-"""The fixtures, in a test project of somebody else's: pytest in pytest, as it is installed."""
+"""The fixtures in a foreign test project: pytest in pytest, with the package as it is installed."""
 
 import os
 import sys
 
 import pytest
 
-#: Options of unshare(1) for a mount namespace, for whoever runs this.
+#: Options of unshare(1) for a mount namespace, for root and for other users.
 MOUNT = ["--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
 
 @pytest.fixture
 def project(pytester):
-    """Run a user's test file, which has nothing but the fixtures' names; what pytest said."""
+    """Run a user's test file, which only names the fixtures; return what pytest reported."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
 
     def run(source, *args, apart=False):
@@ -141,7 +141,7 @@ def test_a_failure_shows_what_the_nic_did(project):
         """,
         apart=True,
     )
-    # Its traceback holds the frame: that is no second complaint.
+    # Its traceback holds the frame, which is not reported a second time.
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*- harness -*", "* on tap0, *", "*rx_received 1, *"])
 

@@ -342,7 +342,7 @@ def test_closing_the_nic_ends_a_receiver_also_from_its_callback(wire, frame_of):
 
 
 def allowed(tid: int) -> str:
-    """Where the kernel lets a thread of ours run."""
+    """Return the CPUs that the kernel lets a thread of ours run on."""
     status = Path(f"/proc/self/task/{tid}/status").read_text()
     return status.split("Cpus_allowed_list:")[1].split()[0]
 

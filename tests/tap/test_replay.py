@@ -1,4 +1,4 @@
-"""Recorded frames out again: what the kernel gets, and when not before."""
+"""Recorded frames are sent again: the kernel gets them, and none before its time."""
 
 import os
 import struct

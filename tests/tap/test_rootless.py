@@ -31,7 +31,7 @@ except HarnessError as e:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Run a program as somebody (options of setpriv), /dev/net being an empty folder to prepare."""
+    """Run a program as another user (options of setpriv); /dev/net is empty, to be prepared."""
     if os.geteuid() != 0:
         pytest.skip("takes root to try out what it is like without")
     # An editable install compiles when it is imported, in a folder that is not everybody's.

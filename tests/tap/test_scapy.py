@@ -1,4 +1,4 @@
-"""scapy over a NIC: its own calls, unchanged, with opened_socket= and socket=."""
+"""scapy's own calls work over a NIC, with opened_socket= and socket=."""
 
 import time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Super-frames that the other side was not asked to cut: we cut them, scapy checks each frame."""
+"""We cut super-frames that the other side does not take, and scapy checks each frame."""
 
 import pytest
 from nic_harness import Nic, Offloads, Tap
@@ -27,7 +27,7 @@ KINDS = {
 
 
 def super_frame(head, gso, payload, size):
-    """Return a super-frame as a stack hands it over, and what is left to do on it."""
+    """Return a super-frame as a stack hands it over, and the work that is left to do on it."""
     packet = Ether(bytes(head / Raw(payload)))  # lengths and sums by scapy
     transport = packet[TCP] if TCP in packet else packet[UDP]
     start = len(packet) - len(transport)

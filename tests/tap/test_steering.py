@@ -1,4 +1,4 @@
-"""Frames come to the queue that the steering program says."""
+"""Frames come to the queue that the steering program chooses."""
 
 import pytest
 from nic_harness import Nic, Offloads, Tap

@@ -29,7 +29,7 @@ def chain_of(arena, data, freef=None):
 
 
 def in_pages(arena, parts):
-    """Make a packet of jumbo pages, each with a part of it."""
+    """Make a packet of jumbo pages, with a part of it in each."""
     top = None
     for part in parts:
         page = jumbo_pg_alloc(arena=arena)
@@ -88,7 +88,7 @@ def test_a_free_routine_runs_when_the_frame_is_out_and_not_before(wire, frame_of
     deadline = time.monotonic() + 30
     while len(freed) < 20:
         assert time.monotonic() < deadline
-        assert w.nic.recv(timeout=0.01) == []  # who only receives gets them back, too
+        assert w.nic.recv(timeout=0.01) == []  # receiving alone gets them back, too
     assert sorted(freed) == list(range(20))
     assert w.nic.stats().tx_outstanding == 0
     for page in pages:

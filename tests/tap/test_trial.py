@@ -31,7 +31,7 @@ table netdev loss {
 
 
 class Silent:
-    """An Observer that does not."""
+    """An Observer that ignores everything."""
 
     def begin(self, title, size):
         pass

@@ -1,4 +1,4 @@
-"""Several threads on one connection, and calls that end in the middle: nothing is mixed or lost."""
+"""Threads share a connection, and calls end in the middle: no byte is mixed up or lost."""
 
 import gc
 import itertools
@@ -52,7 +52,7 @@ class Host:
         return connection, peer
 
     def received(self, peer):
-        """Everything that the peer reads, in the background."""
+        """Return everything that the peer reads, in the background."""
         return self.pool.submit(read_to_the_end, peer)
 
     def is_as_before(self, before):
@@ -127,7 +127,7 @@ def test_a_waiting_sender_has_a_time_of_its_own(host):
 )
 @pytest.mark.parametrize("call", ["send", "sendfile"])
 def test_an_end_wakes_all_who_wait(host, tmp_path, call, end, error):
-    """The sender and the one behind it are told at once, and how many bytes were taken."""
+    """The sender and the next in turn learn at once of the end, and how many bytes were taken."""
     h = host(1 << 16)
     connection, peer = h.connect()
     size = 16 << 20
@@ -191,7 +191,7 @@ def test_a_timeout_says_how_much_was_taken(host):
 
 
 def test_no_call_waits_for_itself(host, tmp_path):
-    """What a send calls back cannot send on the same connection; it is told so."""
+    """A callback of a send gets a named error if it sends on the same connection."""
     h = host(1 << 16)
     connection, peer = h.connect()
     received = h.received(peer)
@@ -287,7 +287,7 @@ def test_a_chain_longer_than_the_send_buffer(host):
     ["/proc/version", "/proc/kallsyms", "/sys/devices/system/cpu/online"],
 )
 def test_a_size_that_lies(host, path, strategy):
-    """What a file system makes up as it is read is sent to its end, whatever size it says."""
+    """A file whose content is made as it is read is sent to its end, whatever its size says."""
     try:
         expected = Path(path).read_bytes()
     except OSError as e:
@@ -321,7 +321,7 @@ def test_how_a_file_was_sent(host, tmp_path):
 
 
 def test_what_cannot_be_read_is_named(host):
-    """An error of the file is no error of the connection."""
+    """An error of the file leaves the connection usable."""
     h = host()
     connection, peer = h.connect()
     h.received(peer)
@@ -352,13 +352,13 @@ def test_a_refused_call_makes_nothing(host):
 
 
 class AlarmError(Exception):
-    """What the signal handler raises."""
+    """The exception that the signal handler raises."""
 
 
 @pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")  # struck before `with`
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # struck in __del__
 def test_a_signal_handler_that_raises_loses_nothing(host, tmp_path):
-    """Wherever it strikes: pages, mappings, connections and the turn are given back."""
+    """Wherever the signal strikes, pages, mappings, connections and the turn are given back."""
     h = host(1 << 16)
     path = filled(200_000, b"f", tmp_path)
     before = h.arena.stats().outstanding()
@@ -412,7 +412,7 @@ def test_a_signal_handler_that_raises_loses_nothing(host, tmp_path):
 
 
 def test_a_connection_that_is_dropped(host):
-    """It is reset, and a warning says which it is and where it was made."""
+    """It is reset, and a warning names it and the place where it was made."""
     h = host()
     before = h.arena.stats().outstanding()
     held = [h.stack.connect(*h.listener.getsockname(), timeout=60)]

@@ -1,4 +1,4 @@
-"""What is vhost-net's own: what it asks for, and that its worker goes when it should."""
+"""vhost-net only: what it asks for, and that its worker ends when it should."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with Tap(queues=2) as tap, Nic(tap, device="vhost_net") as nic:
 
 
 def workers(of: int) -> int:
-    """Kernel threads of vhost's that were started for a process: they have its number."""
+    """Return the kernel threads of vhost for a process, which have its number in their names."""
     count = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -26,7 +26,7 @@ def address_of(view: memoryview | mmap.mmap) -> int:
 
 
 def frame_number(address: int) -> int:
-    """Page frame behind an address, which was touched before."""
+    """Return the page frame behind an address that was touched before."""
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
         pagemap.seek(address // PAGE_SIZE * 8)
         (entry,) = struct.unpack("=Q", pagemap.read(8))
@@ -38,7 +38,7 @@ def frame_number(address: int) -> int:
 
 
 def memory_of(arena: Arena) -> int:
-    """Descriptor of the arena's memfd: its page cache is the physical memory."""
+    """Return the descriptor of the arena's memfd, whose page cache is the physical memory."""
     size = arena.handle.arena.npages * PAGE_SIZE
     for fd in Path("/proc/self/fd").iterdir():
         try:
@@ -59,7 +59,7 @@ def file() -> Iterator[int]:
 
 
 def on_the_ring(nic: Nic, *, tx: bool) -> list[int]:
-    """Addresses in the descriptors of a ring: of those that were ever used."""
+    """Return the addresses in those descriptors of a ring that were ever used."""
     ring = lib.nic_vring(nic.handle, 0, tx)
     return [ring.desc[i].addr for i in range(ring.num) if ring.desc[i].len]
 
@@ -183,7 +183,7 @@ def test_what_the_transmit_ring_points_at_is_the_page_cache(tmp_path):
             if len(seen) >= 8:
                 raise LookedError
 
-        # Nobody reads: the transfer comes to stand with the file mapped.
+        # The peer does not read, so the transfer stops with the file mapped.
         connection = stack.connect(*listener.getsockname())
         with pytest.raises(LookedError):
             connection.sendfile(file, progress=look)
