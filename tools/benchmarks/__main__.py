@@ -11,7 +11,7 @@ from benchmarks import kva, rings, sendfile
 
 app = typer.Typer(
     help="Benchmarks: ratios against bare loops, within one run.",
-    epilog="Exit codes: 0 measured, also when a mark is missed; 1 failed; 2 wrong usage.",
+    epilog="Exit codes: 0 measured, even if a mark is missed; 1 failed; 2 wrong usage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -19,7 +19,7 @@ app = typer.Typer(
 
 @app.callback()
 def _subjects() -> None:
-    """Make the subjects commands, also when there is only one."""
+    """Make the subjects commands, even if there is only one."""
 
 
 app.command("kva")(kva.command)

@@ -1,4 +1,4 @@
-"""DPDK's testpmd over its own TAP (net_tap), for comparison: what one frame of 64 B takes it."""
+"""DPDK's testpmd over its own TAP (net_tap), for comparison: its time for one frame of 64 B."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FRAME = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01\x88\xb5" + bytes(50)
 
 
 def available() -> bool:
-    """Whether it is installed."""
+    """Tell whether it is installed."""
     return shutil.which(_PROGRAM) is not None
 
 
 def receive() -> float:
-    """Let it take a full queue to its end; ns a frame."""
+    """Let it empty a full queue; return ns per frame."""
     with _running("rxonly") as (namespace, process):
         namespace.set_link(_LINK, txqueuelen=2 * _FRAMES)
         with namespace.packet_socket(_LINK, 0) as sender:
@@ -45,7 +45,7 @@ def receive() -> float:
 
 
 def transmit() -> float:
-    """Let it send as fast as it can; ns a frame."""
+    """Let it send as fast as it can; return ns per frame."""
     with _running("txonly") as (namespace, process):
         _tell(process, "start")
         _until(process, lambda: namespace.link(_LINK).stats.rx_packets > 0)
@@ -87,7 +87,7 @@ def _tell(process: Process, command: str) -> None:
 
 
 def _until(process: Process, true: Callable[[], bool]) -> None:
-    """Wait until something is true of what it does; what it prints comes too late to tell."""
+    """Wait until its work shows a condition; what it prints comes too late for that."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         with contextlib.suppress(LinkError):  # its interface is not there yet, or no more

@@ -30,7 +30,7 @@ _FILE = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All of it; `series` in ns: of the thread's own time, for two threads of the clock."""
+    """All results; `series` is in ns of the thread's own time, for two threads of the clock."""
 
     series: dict[str, Figures]
     marks: tuple[Mark, ...]
@@ -107,7 +107,9 @@ def marks(series: Series) -> tuple[Mark, ...]:
 @one_line_errors
 def command(
     json_path: JsonPath = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=3, max=100, help="Of everything.")] = 7,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=3, max=100, help="How often to measure everything.")
+    ] = 7,
     _debug: Debug = False,
 ) -> None:
     """Measure jumbo, sf_buf, lwbuf, pmap_quick, pbuf and mbuf, hot and on one thread.

@@ -1,4 +1,4 @@
-"""Figures held against marks, and the C programs of tools/limits that some of them come from."""
+"""Figures compared with marks, and the C programs of tools/limits that some of them come from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Series = dict[tuple[str, str], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One figure held against what it should be.
+    """One figure, and what it should be.
 
     Attributes:
         name: what was measured.
@@ -83,7 +83,7 @@ def measure(program: Path, *args: str) -> Series:
 
 
 def series_table(title: str, series: Series) -> Table:
-    """Return median, least and most of each."""
+    """Return the median, minimum and maximum of each."""
     table = plain_table(title)
     table.add_column("operation")
     for head in ("median", "least", "most"):
@@ -95,7 +95,7 @@ def series_table(title: str, series: Series) -> Table:
 
 
 def marks_table(marks: Sequence[Mark]) -> Table:
-    """Return what was reached, beside what should be."""
+    """Return the figures that were reached, beside those that should be."""
     table = plain_table(None)
     table.add_column("figure")
     for head in ("value", "", "mark", ""):

@@ -47,7 +47,7 @@ _OURS = ("tap_rw", "tap_uring")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All of it.
+    """All results.
 
     Attributes:
         series: ns a frame, of the measuring thread's own time; of 64 KiB of a TCP stream.
@@ -127,7 +127,7 @@ def _scapy(tap: Tap) -> Iterator[Callable[[], float]]:
 
 
 def _python(rounds: int) -> Series:
-    """Measure what Python sees of 64 B frames: our views, os.read(), scapy's socket."""
+    """Measure 64 B frames in Python: our views, os.read(), scapy's socket."""
     series: Series = {("python", name): [] for name in ("views", "os.read", "recv_raw")}
     with (
         Tap(txqueuelen=2 * _FRAMES) as tap,
@@ -148,7 +148,7 @@ def _python(rounds: int) -> Series:
 
 
 def _dpdk(rounds: int) -> Series:
-    """Measure testpmd over its own TAP; nothing where it is not installed."""
+    """Measure testpmd over its own TAP, if it is installed."""
     if not dpdk.available():
         return {}
     return {
@@ -236,7 +236,9 @@ def _spread(values: list[float]) -> float:
 @one_line_errors
 def command(
     json_path: JsonPath = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=3, max=100, help="Of everything.")] = 7,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=3, max=100, help="How often to measure everything.")
+    ] = 7,
     _debug: Debug = False,
 ) -> None:
     """Measure receiving and transmitting against bare loops of system calls and of io_uring.

@@ -22,7 +22,7 @@ ALLOWANCE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident set of a process that sent `bytes` by sf_buf; all in bytes.
+    """The resident set of a process that sent `bytes` by sf_buf; all in bytes.
 
     Attributes:
         bytes: sent.
@@ -38,7 +38,7 @@ class Memory:
 
     @property
     def within(self) -> bool:
-        """Whether the peak is at most arena + 64 MiB."""
+        """Tell whether the peak is at most arena + 64 MiB."""
         return self.peak <= self.arena + ALLOWANCE
 
     def __str__(self) -> str:

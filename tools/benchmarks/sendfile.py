@@ -48,7 +48,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All of it; `memory` is one entry for each size of file."""
+    """All results; `memory` has one entry for each size of file."""
 
     bytes: int
     series: dict[str, Series]
@@ -120,10 +120,14 @@ def bench(payload: Payload, limits: Path, runs: int, bar: Bar) -> Result:
 def command(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", readable=False, help="What to send.", show_default=False),
+        typer.Argument(
+            metavar="[FILE]", readable=False, help="The file to send.", show_default=False
+        ),
     ] = None,
     json_path: JsonPath = None,
-    runs: Annotated[int, typer.Option("--runs", min=5, max=1000, help="Of each subject.")] = 7,
+    runs: Annotated[
+        int, typer.Option("--runs", min=5, max=1000, help="How often to run each subject.")
+    ] = 7,
     made_size: MadeSize = "1G",
     _debug: Debug = False,
 ) -> None:

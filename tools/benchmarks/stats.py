@@ -1,4 +1,4 @@
-"""Medians and ratios of interleaved runs, and the marks they are held against."""
+"""Medians and ratios of interleaved runs, and their marks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One subject against another, both measured in turns in one run.
+    """One subject against another, measured in turns in one run.
 
     Attributes:
         name: "sf_buf / bare".
@@ -28,7 +28,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Median and spread of a series."""
+    """The median and spread of a series."""
 
     median: float
     least: float
@@ -37,7 +37,7 @@ class Figures:
 
 
 def figures(series: Sequence[float]) -> Figures:
-    """Return median, least and most of a series that is not empty."""
+    """Return the median, minimum and maximum of a series that is not empty."""
     return Figures(statistics.median(series), min(series), max(series), len(series))
 
 
@@ -53,6 +53,6 @@ def ratio(
 
 
 def take_turns(names: Sequence[str], turn: int) -> Sequence[str]:
-    """Return the order of one turn: rotated, so that nobody always comes after the same one."""
+    """Return the order of one turn, rotated, so that no subject always follows the same one."""
     at = turn % len(names)
     return [*names[at:], *names[:at]]
