@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Super-frames cut into frames, for when the device does not do it. */
+/* Cuts super-frames into frames, for devices without segmentation offload. */
 #ifndef NIC_HARNESS_NIC_GSO_H
 #define NIC_HARNESS_NIC_GSO_H
 
 #include <sys/mbuf.h>
 
 /*
- * gso_cut() - frames of a TCP or UDP super-frame
- * @m: the super-frame, left as it is; m_pkthdr.csum_flags and tso_segsz say of what kind, and how long
- * @out: the frames, in order, by m_nextpkt: headers of their own, payload that they share with @m. Each
- *       has CSUM_PARTIAL left to do, in a field that may be written.
+ * gso_cut() - cut a TCP or UDP super-frame into frames
+ * @m: the super-frame, not changed; m_pkthdr.csum_flags gives its kind and tso_segsz the segment
+ * size
+ * @out: the frames, in order, linked by m_nextpkt: each has its own headers, shares payload with
+ *       @m, and has CSUM_PARTIAL set with a writable checksum field.
  *
- * Return: how many; -EINVAL when the headers are not those of this kind; -ENOMEM; -EFAULT when the headers are
- * on a page of a file that shrank.
+ * Return: number of frames; -EINVAL if the headers do not match the kind; -ENOMEM; -EFAULT if the
+ * headers lie on a page of a file that has shrunk.
  */
 int gso_cut(struct mbuf *m, struct mbuf **out);
-/* gso_free() - free such a list */
+/* gso_free() - free a list of frames */
 void gso_free(struct mbuf *list);
 
 #endif
