@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A device that keeps a copy of what passes through it, both ways, with the time. */
+/* A device that records the frames passing through it, in both directions, with timestamps. */
 #ifndef NIC_HARNESS_DEVICE_CAPTURE_H
 #define NIC_HARNESS_DEVICE_CAPTURE_H
 
 #include "device/device.h"
 
-/* Before the bytes of each captured frame; records are padded to eight bytes. */
+/* Precedes the bytes of each captured frame; records are padded to eight bytes. */
 struct capture_record {
     uint64_t timestamp; /* ns, CLOCK_REALTIME */
     uint32_t len;       /* of the frame, bytes */
-    uint32_t caplen;    /* of it kept, bytes */
+    uint32_t caplen;    /* bytes kept */
     uint16_t queue;
     uint8_t outbound;
     uint8_t pad[5];
@@ -23,8 +23,8 @@ struct capture_stats {
 };
 
 /*
- * capture_create() - capture around @inner
- * @inner: owned from now on; on failure still the caller's
+ * capture_create() - wrap @inner in a capture
+ * @inner: owned from now on; on failure the caller keeps it
  * @snaplen: bytes kept of each frame, at most
  * @buffer: bytes between the device and the reader; rounded up to a power of two
  *
@@ -33,10 +33,10 @@ struct capture_stats {
 int capture_create(struct device *inner, uint32_t snaplen, size_t buffer, struct device **out);
 
 /*
- * capture_read() - take whole records; from one thread, which may be another than the queues'
+ * capture_read() - take whole records; from one thread, not necessarily a queue's
  * @out, @size: room for them
  *
- * Return: bytes; 0 when there is nothing, or when the first does not fit.
+ * Return: bytes; 0 if there is no record, or if the first does not fit.
  */
 size_t capture_read(struct device *d, void *out, size_t size);
 void capture_get_stats(const struct device *d, struct capture_stats *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Which queue of a TAP a frame of the kernel's goes to. Without anything set it is the one that the flow's
- * frames came out of, or a hash of its addresses and ports (the kernel's automatic choice).
+ * Chooses the TAP queue that receives each frame from the kernel. By default the kernel chooses:
+ * the queue that the flow's own frames came from, or a hash of its addresses and ports.
  */
 #ifndef NIC_HARNESS_DEVICE_STEERING_H
 #define NIC_HARNESS_DEVICE_STEERING_H
@@ -9,14 +9,16 @@
 #include <stdint.h>
 
 /*
- * tap_steer_by_byte() - queue = one byte of the frame, modulo the number of queues, by a BPF program
+ * tap_steer_by_byte() - steer by one byte of the frame modulo the number of queues, with a BPF
+ * program
  * @fd: any queue of the TAP
  * @offset: from the start of the Ethernet header; a shorter frame goes to queue 0
  *
- * Return: 0; -EPERM when bpf(2) is not allowed here; -EINVAL when the kernel's TAP has no steering (before 4.16).
+ * Return: 0; -EPERM if bpf(2) is not allowed; -EINVAL if the kernel's TAP has no steering (before
+ * 4.16).
  */
 int tap_steer_by_byte(int fd, uint32_t offset);
-/* tap_steer_automatic() - leave it to the kernel again; 0 or -errno */
+/* tap_steer_automatic() - let the kernel choose again; 0 or -errno */
 int tap_steer_automatic(int fd);
 
 #endif
