@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Just enough ARP, IPv4, ICMP and TCP to serve a stock peer over one NIC queue.
+ * Enough ARP, IPv4, ICMP and TCP to serve a stock peer over one NIC queue.
  *
- * One thread owns a struct inet and everything in it. Nothing happens behind its back: frames move
- * and timers run inside inet_poll().
+ * One thread owns a struct inet and everything in it. There is no background work: frames move and
+ * timers run inside inet_poll().
  */
 #ifndef NIC_HARNESS_INET_H
 #define NIC_HARNESS_INET_H
@@ -17,17 +17,16 @@ struct inet;
 struct tcp_conn;
 
 struct inet_config {
-    uint32_t addr;    /* our IPv4 address, network byte order */
-    uint32_t netmask; /* network byte order */
-    uint32_t gateway; /* 0: none */
-    unsigned queue;   /* NIC queue it runs on */
-    uint32_t sndbuf;  /* bytes a connection keeps unacknowledged or unsent; 0: 8 MiB */
-    uint32_t rcvbuf;  /* bytes a connection keeps for its reader; 0: 4 MiB */
-    uint32_t
-        budget; /* pages of the arena it holds at most; 0: what the rings leave, less a quarter */
-    uint32_t unclaimed;           /* frames kept for inet_recv_unclaimed(); 0: none */
-    uint64_t seed;                /* of initial sequence numbers and ports; 0: from getrandom(2) */
-    uint64_t (*clock)(void *arg); /* ns, never going back; NULL: CLOCK_MONOTONIC */
+    uint32_t addr;      /* our IPv4 address, network byte order */
+    uint32_t netmask;   /* network byte order */
+    uint32_t gateway;   /* 0: none */
+    unsigned queue;     /* NIC queue to use */
+    uint32_t sndbuf;    /* bytes that a connection keeps unacknowledged or unsent; 0: 8 MiB */
+    uint32_t rcvbuf;    /* bytes that a connection keeps for its reader; 0: 4 MiB */
+    uint32_t budget;    /* most arena pages to hold; 0: what the rings leave, less a quarter */
+    uint32_t unclaimed; /* frames kept for inet_recv_unclaimed(); 0: none */
+    uint64_t seed;      /* for initial sequence numbers and ports; 0: from getrandom(2) */
+    uint64_t (*clock)(void *arg); /* ns, monotonic; NULL: CLOCK_MONOTONIC */
     void *clock_arg;
 };
 
@@ -37,57 +36,59 @@ struct inet_stats {
 #include "inet/counters.def"
 };
 
-/* What a stack holds at one moment, and may hold: pages of the arena, mbufs, connections. */
+/* What a stack holds now, and its limits: arena pages, mbufs, connections. */
 struct inet_memory {
     uint32_t pages_limit, pages_used, pages_promised;
     uint32_t mbufs_limit, mbufs_used;
-    uint32_t conns_limit, conns; /* listeners counted */
+    uint32_t conns_limit, conns; /* including listeners */
     uint32_t half_open, orphans, time_wait;
 };
 
-/* inet_create() - a host at config->addr on a NIC; the NIC stays the caller's. 0 or -errno. */
+/* inet_create() - create a host at config->addr on a NIC, which the caller keeps; 0 or -errno. */
 int inet_create(struct nic *n, const struct inet_config *config, struct inet **out);
-/* inet_destroy() - abort every connection and forget everything. */
+/* inet_destroy() - abort every connection and free everything. */
 void inet_destroy(struct inet *in);
-/* inet_let_go() - inet_destroy(), and the pointer is NULL; nothing when it was. */
+/* inet_let_go() - inet_destroy(), and set the pointer to NULL; does nothing if it is NULL. */
 void inet_let_go(struct inet **in);
 
 /*
- * inet_poll() - receive what waits, answer it, run the timers, transmit what may go
+ * inet_poll() - receive and answer waiting frames, run the timers, transmit whatever may go
  *
  * Return: frames received; -ENETDOWN, -ENODEV or -EPROTO as nic_rx_burst().
  */
 int inet_poll(struct inet *in);
 
 /*
- * inet_wait() - sleep until a frame comes or a timer is due
- * @timeout_ns: at most so long
+ * inet_wait() - sleep until a frame arrives or a timer is due
+ * @timeout_ns: longest wait
  *
- * Return: 1 something is there; 0 the time is over; -EINTR a signal.
+ * Return: 1 if there is something to do; 0 after the timeout; -EINTR on a signal.
  */
 int inet_wait(struct inet *in, int64_t timeout_ns);
 
 /*
- * inet_recv_unclaimed() - frames to us, or to a group, that no protocol here takes, oldest first
+ * inet_recv_unclaimed() - take frames to us, or to a group, that no protocol here handles, oldest
+ * first
  *
- * That is: other EtherTypes than ARP and IPv4, other protocols over IPv4 than ICMP and TCP, and other
- * addresses than ours. Whole, as they came, fragments of those too (of ICMP and TCP to us they are
- * dropped, and counted as rx_fragments); they are the caller's to m_freem().
+ * These are frames with EtherTypes other than ARP and IPv4, IPv4 protocols other than ICMP and TCP,
+ * or addresses other than ours. They are complete, as received, and the caller frees them with
+ * m_freem(). They include IP fragments, except those of ICMP and TCP to us, which are dropped and
+ * counted as rx_fragments.
  *
- * Return: how many there were, at most @max. What does not fit into config->unclaimed is dropped, and
+ * Return: number of frames, at most @max. Frames that exceed config->unclaimed are dropped, and
  * counted as rx_no_buffer.
  */
 unsigned inet_recv_unclaimed(struct inet *in, struct mbuf **out, unsigned max);
 
-/* inet_nic() - the NIC it runs on */
+/* inet_nic() - its NIC */
 struct nic *inet_nic(const struct inet *in);
-/* inet_queue() - and its queue */
+/* inet_queue() - its queue on the NIC */
 unsigned inet_queue(const struct inet *in);
-/* inet_sndbuf() - bytes a connection keeps unacknowledged or unsent */
+/* inet_sndbuf() - bytes that a connection keeps unacknowledged or unsent */
 uint32_t inet_sndbuf(const struct inet *in);
-/* inet_timeout() - ns until inet_poll() has something to do without a frame; -1: nothing. */
+/* inet_timeout() - ns until inet_poll() has something to do even without a frame; -1: nothing. */
 int64_t inet_timeout(const struct inet *in);
-/* inet_deadline() - when that is, by the clock of the config; 0: now; UINT64_MAX: never. */
+/* inet_deadline() - the time when that is, by the configured clock; 0: now; UINT64_MAX: never. */
 uint64_t inet_deadline(const struct inet *in);
 
 void inet_get_stats(const struct inet *in, struct inet_stats *out);
@@ -111,8 +112,8 @@ enum tcp_state {
 struct tcp_info_s {
     uint32_t state; /* enum tcp_state */
     /*
-     * 0 or a positive errno: ECONNREFUSED, ECONNRESET, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH; EIO when pages
-     * of a file in the send buffer have gone, because it shrank or could not be read.
+     * 0 or a positive errno: ECONNREFUSED, ECONNRESET, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH; EIO
+     * if file pages in the send buffer were lost, because the file shrank or could not be read.
      */
     int32_t error;
     uint32_t mss;                              /* payload bytes per segment towards the peer */
@@ -128,91 +129,93 @@ struct tcp_info_s {
 };
 
 /*
- * tcp_connect() - active open; the handshake goes on in inet_poll()
+ * tcp_connect() - active open; the handshake proceeds in inet_poll()
  * @addr, @port: peer, network byte order / host byte order
  * @local_port: 0: any
  *
- * Return: 0; -EADDRINUSE; -ENETUNREACH when no route leads there; -ENOMEM.
+ * Return: 0; -EADDRINUSE; -ENETUNREACH if there is no route; -ENOMEM.
  */
 int tcp_connect(struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
                 struct tcp_conn **out);
 /* tcp_listen() - passive open on a port; 0, -EADDRINUSE, -ENOMEM. */
 int tcp_listen(struct inet *in, uint16_t port, unsigned backlog, struct tcp_conn **out);
-/* tcp_accept() - next established connection of a listener; NULL when there is none. */
+/* tcp_accept() - next established connection of a listener; NULL if there is none. */
 struct tcp_conn *tcp_accept(struct tcp_conn *listener);
 
-/* tcp_accept_into() - tcp_accept() into a pointer that has an owner already; false: there is none. */
+/* tcp_accept_into() - tcp_accept() into a pointer that already has an owner; false if there is no connection. */
 bool tcp_accept_into(struct tcp_conn *listener, struct tcp_conn **out);
 
-/* tcp_send_room() - bytes the send buffer takes now; 0 when the connection cannot send. */
+/* tcp_send_room() - bytes that fit into the send buffer now; 0 if the connection cannot send. */
 uint32_t tcp_send_room(const struct tcp_conn *c);
-/* tcp_send_starved() - the send buffer has room, and the budget has no mbuf for it */
+/* tcp_send_starved() - true if the send buffer has room, but the budget has no mbuf for it */
 bool tcp_send_starved(const struct tcp_conn *c);
 /*
- * tcp_copy_room() - bytes that may be copied into pages of the arena and sent now
+ * tcp_copy_room() - bytes that can be copied into arena pages and sent now
  *
- * Not more than tcp_send_room(), and not more than the budget has pages for. When it is 0 for want of
- * pages, inet_timeout() says when to ask again.
+ * At most tcp_send_room(), and at most what the budget has pages for. If it is 0 for lack of pages,
+ * inet_timeout() says when to ask again.
  */
 uint32_t tcp_copy_room(struct tcp_conn *c);
 /*
  * tcp_send() - append a chain to the send buffer
- * @m: chain; its storage is held until the peer has acknowledged its bytes
+ * @m: chain; its storage is held until the peer acknowledges its bytes
  *
  * Consumes @m on success only.
  *
- * Return: 0; -EAGAIN when it does not fit now; -EMSGSIZE when it never will; -EPIPE after
+ * Return: 0; -EAGAIN if it does not fit now; -EMSGSIZE if it never will; -EPIPE after
  * tcp_shutdown(); -ENOTCONN; the connection's error, negative (-ECONNRESET and the like).
  */
 int tcp_send(struct tcp_conn *c, struct mbuf *m);
 
 /*
- * Something to send that may be longer than the send buffer: it is taken piece by piece. What @data or
- * @chain points at stays the user's, and has to stay as it is until @done has reached @len.
+ * Data to send that may be longer than the send buffer, which takes them piece by piece. The user
+ * owns what @data or
+ * @chain points to, and must not change it until @done has reached @len.
  */
 struct tcp_source {
-    const void *data;   /* bytes, copied into pages; NULL: */
-    struct mbuf *chain; /* shared from where it lies */
+    const void *data;   /* bytes, copied into pages; NULL: use @chain */
+    struct mbuf *chain; /* sent without a copy, sharing its storage */
     size_t len;
-    size_t done; /* bytes that the send buffer has taken */
+    size_t done; /* bytes already in the send buffer */
 };
 
 /*
  * tcp_send_some() - append the next piece of a source to the send buffer
  *
- * Return: 1 it has taken everything; 0 not yet, look at @done for how much: for want of room, or of pages or mbufs,
- * when inet_timeout() says when to ask again; what tcp_send() says.
+ * Return: 1 if everything was taken; 0 if not yet (@done says how much), for lack of room, or of
+ * pages or mbufs, in which case inet_timeout() says when to ask again; an error of tcp_send().
  */
 int tcp_send_some(struct tcp_conn *c, struct tcp_source *s);
 /*
- * tcp_set_more() - more will follow soon
+ * tcp_set_more() - say whether more data will follow soon
  *
- * While it is set, a last frame that is not full waits for what follows, as long as other data are
- * on their way. tcp_shutdown() and tcp_close() clear it.
+ * While it is set, a partial last frame waits for more data as long as other data are in flight.
+ * tcp_shutdown() and tcp_close() clear it.
  */
 void tcp_set_more(struct tcp_conn *c, bool more);
 /* tcp_output() - transmit what the windows allow now, without waiting for inet_poll(). */
 int tcp_output(struct tcp_conn *c);
 /*
- * tcp_recv() - up to @max bytes in order
+ * tcp_recv() - receive up to @max bytes, in order
  *
- * Return: a chain without a packet header, its data still in the pages they came in, the caller's to
- * m_freem(); NULL when there is none.
+ * Return: a chain without a packet header, with its data still in the receive pages; the caller
+ * frees it with m_freem(). NULL if there are no data.
  */
 struct mbuf *tcp_recv(struct tcp_conn *c, uint32_t max);
-/* tcp_eof() - the peer has finished and everything was read */
+/* tcp_eof() - true if the peer has finished and everything has been read */
 bool tcp_eof(const struct tcp_conn *c);
-/* tcp_shutdown() - no more will be sent: FIN after what is in the send buffer. 0 or -ENOTCONN. */
+/* tcp_shutdown() - send a FIN after the contents of the send buffer; 0 or -ENOTCONN. */
 int tcp_shutdown(struct tcp_conn *c);
-/* tcp_close() - the caller is done with it: FIN if need be, the rest goes on in inet_poll(). */
+/* tcp_close() - release the connection: sends a FIN if needed, and inet_poll() finishes the rest. */
 void tcp_close(struct tcp_conn *c);
-/* tcp_abort() - RST to the peer, everything freed. */
+/* tcp_abort() - send an RST to the peer and free everything. */
 void tcp_abort(struct tcp_conn *c);
-/* tcp_let_go() - tcp_close(), or tcp_abort(), and the pointer is NULL; nothing when it was. */
+/* tcp_let_go() - tcp_close() or tcp_abort(), and set the pointer to NULL; does nothing if it is NULL. */
 void tcp_let_go(struct tcp_conn **c, bool reset);
 /*
- * tcp_reset() - RST to the peer, buffers freed; the connection stays, closed, with @error for its owner
- * @error: a positive errno, what tcp_get_info() reports from now on
+ * tcp_reset() - send an RST and free the buffers; the owner keeps the closed connection, with
+ * @error
+ * @error: a positive errno, which tcp_get_info() reports from now on
  */
 void tcp_reset(struct tcp_conn *c, int error);
 void tcp_get_info(const struct tcp_conn *c, struct tcp_info_s *out);

@@ -20,17 +20,17 @@
 #define INET_BURST 32           /* frames taken from the NIC at a time */
 #define INET_BURSTS 8           /* bursts in one poll, at most */
 #define INET_TIMER_SKIPS 16     /* polls that may put the timers off while frames keep coming */
-#define INET_RETRY_NS NS_PER_MS /* until output is tried again that found no room */
-#define INET_RST_PER_S 1000     /* resets for segments of no connection */
+#define INET_RETRY_NS NS_PER_MS /* before retrying output that found no room */
+#define INET_RST_PER_S 1000     /* resets for segments without a connection */
 
-/* Ethernet, IP and TCP headers at their longest: what is looked at before the payload. */
+/* The longest Ethernet, IP and TCP headers together. */
 #define FRAME_HDR_MAX (ETH_HLEN + IP_HLEN_MAX + TCP_HLEN_MAX)
 
 #define ARP_ENTRIES 64
 #define ARP_QUEUE 4
 #define ARP_TRIES 3
 #define ARP_RETRY_NS NS_PER_S
-#define ARP_REFRESH_NS (45 * NS_PER_S) /* then a used entry is asked for again */
+#define ARP_REFRESH_NS (45 * NS_PER_S) /* then a used entry is requested again */
 #define ARP_EXPIRE_NS (60 * NS_PER_S)
 
 enum arp_state {
@@ -47,7 +47,7 @@ struct arp_entry {
     bool used;          /* since the last reply */
     uint64_t confirmed; /* when the last reply came */
     uint64_t next_try;
-    struct mbuf *queue[ARP_QUEUE]; /* frames that wait for the address, oldest first */
+    struct mbuf *queue[ARP_QUEUE]; /* frames waiting for the address, oldest first */
     unsigned nqueue;
 };
 
@@ -56,24 +56,24 @@ struct arp_entry {
 
 TAILQ_HEAD(tcp_list, tcp_conn);
 
-/* One kind of memory that queues are made of: pages of the arena, or mbufs. See mem.c. */
+/* One kind of memory that queues use: arena pages or mbufs. See mem.c. */
 struct inet_pool {
     uint32_t limit, floor, reserve;
     uint32_t used;     /* by the queues of this stack */
-    uint32_t promised; /* set aside for windows: of pages */
-    uint32_t free;     /* in the pool, at the last look */
+    uint32_t promised; /* set aside for windows; pages only */
+    uint32_t free;     /* free in the pool when last checked */
 };
 
-/* Connections that nobody has a handle of, in a list for each kind that has a limit of its own. */
+/* Connections without a user's handle: one list for each kind that has its own limit. */
 enum tcp_class {
-    TC_NONE = 0, /* somebody has, or will have it from tcp_accept() */
+    TC_NONE = 0, /* has a handle, or will get one from tcp_accept() */
     TC_HALF_OPEN,
     TC_ORPHAN,
     TC_TIME_WAIT,
     TC_COUNT
 };
 
-/* One host. Addresses in here are in host byte order. */
+/* One host. Its addresses are in host byte order. */
 struct inet {
     struct nic *nic;
     struct mbuf_zone *zone;
@@ -83,20 +83,20 @@ struct inet {
     uint32_t offloads;
     uint32_t sndbuf, rcvbuf;
     uint8_t mac[6];
-    bool tx_dirty; /* frames are on the ring and not flushed */
-    bool work;     /* output waits that need not wait: inet_wait() returns at once */
-    bool fault;    /* a frame was lost to a file page that had gone: some connection's */
+    bool tx_dirty; /* frames on the ring are not flushed yet */
+    bool work;     /* output is pending, so inet_wait() returns at once */
+    bool fault;    /* some connection lost a frame because a file page no longer exists */
     uint16_t ip_id;
     unsigned timer_skips;
 
     uint64_t (*clock)(void *arg);
     void *clock_arg;
     uint64_t now;        /* ns, taken once per entry */
-    uint64_t next_timer; /* no timer is due before */
+    uint64_t next_timer; /* no timer is due before this */
 
     uint64_t rng;
     uint64_t secret[2];
-    uint64_t limit_second; /* which second the count below is of */
+    uint64_t limit_second; /* the second that rst_sent counts */
     uint32_t rst_sent;
 
     struct mbuf *unclaimed, **unclaimed_tail; /* by m_nextpkt */
@@ -104,29 +104,29 @@ struct inet {
     uint32_t unclaimed_pages, unclaimed_mbufs;
 
     struct arp_entry arp[ARP_ENTRIES];
-    uint32_t arp_gen;              /* moves whenever a cached MAC address may be stale */
-    uint32_t arp_pages, arp_mbufs; /* that its queues keep */
+    uint32_t arp_gen;              /* changes whenever a cached MAC address may be stale */
+    uint32_t arp_pages, arp_mbufs; /* held by its queues */
 
     struct tcp_list conns;
     struct tcp_list hash[TCP_HASH];
-    struct tcp_list output; /* connections with something to transmit */
+    struct tcp_list output; /* connections with data to transmit */
     unsigned nconns, noutput;
     struct {
-        struct tcp_list list; /* the one that has not moved for the longest time first */
+        struct tcp_list list; /* the one idle for longest comes first */
         unsigned n;
     } class[TC_COUNT];
     uint32_t max_conns;
-    uint64_t cookie_until; /* a SYN cookie may come back until then */
+    uint64_t cookie_until; /* until when a SYN cookie may come back */
 
     struct inet_pool page, mbuf;
-    uint32_t promise; /* bytes that each connection is promised without setting pages aside */
+    uint32_t promise; /* bytes promised to each connection without setting pages aside */
     bool was_short;
     uint64_t next_relief;
 
     struct inet_stats stats;
 };
 
-/* What ip_input() found out about a packet, for the protocol above. */
+/* What ip_input() tells the protocol above about a packet. */
 struct ip_view {
     const uint8_t *frame; /* the first @avail bytes of the frame, contiguous */
     unsigned avail;
@@ -159,7 +159,7 @@ u32_max(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* inet_timer() - see to it that the timers run at @when. */
+/* inet_timer() - make the timers run at @when. */
 static inline void
 inet_timer(struct inet *in, uint64_t when)
 {
@@ -167,22 +167,22 @@ inet_timer(struct inet *in, uint64_t when)
         in->next_timer = when;
 }
 
-/* inet_random() - 64 bits that follow from the seed. */
+/* inet_random() - 64 pseudo-random bits determined by the seed. */
 uint64_t inet_random(struct inet *in);
-/* inet_hash() - keyed hash of a connection's four names (SipHash-2-4). */
+/* inet_hash() - keyed hash of a connection's addresses and ports (SipHash-2-4). */
 uint64_t inet_hash(const struct inet *in, uint32_t addr, uint16_t port, uint16_t local_port,
                    uint32_t what);
-/* inet_tx() - one frame to the ring, flushing once when it is full; consumes @m on success only. */
+/* inet_tx() - put one frame on the ring, flushing once if it is full; consumes @m on success only. */
 int inet_tx(struct inet *in, struct mbuf *m);
-/* inet_tx_or_free() - one frame to the ring, or lost. */
+/* inet_tx_or_free() - put one frame on the ring, or drop it. */
 void inet_tx_or_free(struct inet *in, struct mbuf *m);
 void inet_flush(struct inet *in);
-/* inet_unclaimed() - a frame that no protocol here takes: kept for whoever asks, or dropped. */
+/* inet_unclaimed() - keep a frame that no protocol here handles for inet_recv_unclaimed(), or drop it. */
 void inet_unclaimed(struct inet *in, struct mbuf *m);
-/* inet_allow() - one more of what *@count counts in this second? */
+/* inet_allow() - rate limit: may *@count go up by one in this second? */
 bool inet_allow(struct inet *in, uint32_t *count, uint32_t limit);
 
-/* frame_head() - the first bytes of a frame, gathered for a look at its headers; how many there are. */
+/* frame_head() - gather the first bytes of a frame, to parse its headers; returns how many there are. */
 unsigned frame_head(const struct mbuf *m, uint8_t *copy, unsigned want);
 
 /* csum_bytes() - ones' complement sum of bytes as big-endian words. */
@@ -203,14 +203,14 @@ csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)
 
 /* mem_init() - divide the pool; @budget: pages at most, 0: what the rings leave, less a quarter. */
 void mem_init(struct inet *in, uint32_t budget);
-/* mem_look() - see what is left in the pools. */
+/* mem_look() - check what is left in the pools. */
 void mem_look(struct inet *in);
-/* mem_queue_ok() - may a queue that holds @own_pages and @own_mbufs take so much more? */
+/* mem_queue_ok() - may a queue that holds @own_pages and @own_mbufs take @pages and @mbufs more? */
 bool mem_queue_ok(const struct inet *in, uint32_t pages, uint32_t mbufs, uint32_t own_pages,
                   uint32_t own_mbufs);
 /* mem_count() - pages and mbufs that a chain holds */
 void mem_count(const struct inet *in, const struct mbuf *m, uint32_t *pages, uint32_t *mbufs);
-/* mem_relieve() - keep the limits; between two frames, for connections may go. */
+/* mem_relieve() - enforce the limits; call it between frames, as it may free connections. */
 void mem_relieve(struct inet *in);
 
 /* mem_is_page() - is an mbuf's storage a page of the arena? */
@@ -223,7 +223,7 @@ mem_is_page(const struct inet *in, const struct mbuf *m)
            (uintptr_t)m->m_ext.ext_buf - (uintptr_t)j->kva < j->max_pages << PAGE_SHIFT;
 }
 
-/* mem_take(), mem_give() - a queue holds so much more, so much less. */
+/* mem_take(), mem_give() - account for memory that a queue takes or releases. */
 static inline void
 mem_take(struct inet *in, uint32_t pages, uint32_t mbufs)
 {
@@ -241,7 +241,7 @@ mem_give(struct inet *in, uint32_t pages, uint32_t mbufs)
 /* -- arp.c -- */
 
 void arp_input(struct inet *in, struct mbuf *m);
-/* arp_lookup() - MAC address of a neighbour; NULL: not known, and asked for. */
+/* arp_lookup() - MAC address of a neighbour; NULL: unknown, and requested. */
 const uint8_t *arp_lookup(struct inet *in, uint32_t addr);
 /* arp_output() - transmit a frame to a neighbour, or keep it until the address is known. */
 void arp_output(struct inet *in, uint32_t addr, struct mbuf *m);
@@ -250,13 +250,13 @@ void arp_destroy(struct inet *in);
 
 /* -- ip.c -- */
 
-/* ip_input() - one frame with EtherType IPv4; consumed. */
+/* ip_input() - process one frame with EtherType IPv4; consumes it. */
 void ip_input(struct inet *in, struct mbuf *m);
-/* ip_nexthop() - neighbour that leads to an address; 0: none. */
+/* ip_nexthop() - next hop towards an address; 0: none. */
 uint32_t ip_nexthop(const struct inet *in, uint32_t dst);
-/* ip_header() - write Ethernet and IP headers for @len bytes of IP packet; the MAC address is left. */
+/* ip_header() - write Ethernet and IP headers for an IP packet of @len bytes, except the destination MAC address. */
 void ip_header(struct inet *in, uint8_t *frame, uint32_t dst, uint8_t proto, uint32_t len);
-/* ip_output() - a frame whose headers ip_header() wrote; consumed. */
+/* ip_output() - transmit a frame whose headers ip_header() wrote; consumes it. */
 void ip_output(struct inet *in, uint32_t dst, struct mbuf *m);
 
 /* -- icmp.c -- */
@@ -267,20 +267,20 @@ void icmp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
 
 void tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip);
 /*
- * tcp_unreachable() - ICMP said that a segment of ours did not arrive
- * @mtu: for NEEDFRAG, of the next hop; 0: it did not say
- * @len: bytes of our IP packet, by its header that came back
+ * tcp_unreachable() - ICMP reported that one of our segments did not arrive
+ * @mtu: for NEEDFRAG, the next hop's MTU; 0: not given
+ * @len: length of our IP packet, from the quoted header
  */
 void tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, uint32_t seq,
                      unsigned code, uint32_t mtu, uint32_t len);
-/* tcp_neighbour() - the address of a neighbour is known now, or could not be found out. */
+/* tcp_neighbour() - a neighbour's address is now known, or could not be resolved. */
 void tcp_neighbour(struct inet *in, uint32_t nexthop, bool found);
-/* tcp_neighbour_wanted() - is there a connection by way of that neighbour? */
+/* tcp_neighbour_wanted() - does any connection use that neighbour? */
 bool tcp_neighbour_wanted(struct inet *in, uint32_t nexthop);
-/* tcp_run_output() - transmit for every connection that asked for it. */
+/* tcp_run_output() - transmit for every connection that requested it. */
 void tcp_run_output(struct inet *in);
 void tcp_timers(struct inet *in);
-/* tcp_check_pages() - abort the connections whose send buffers hold pages that have gone. */
+/* tcp_check_pages() - abort connections whose send buffers hold file pages that no longer exist. */
 void tcp_check_pages(struct inet *in);
 void tcp_destroy(struct inet *in);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Bytes on the wire: where the fields are in each header. */
+/* Header layouts: the offset of each field. */
 #ifndef NIC_HARNESS_INET_WIRE_H
 #define NIC_HARNESS_INET_WIRE_H
 
