@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Every header that declares what cdef.h repeats: the compiler compares the two. */
+/* Includes every header whose declarations cdef.h repeats, so that the compiler compares the two. */
 #include <harness/version.h>
 
 #include "arena/arena.h"

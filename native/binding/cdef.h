@@ -1,5 +1,7 @@
-/* What Python sees of the library, for cffi's parser: no preprocessor but `#define NAME ...`.
- * `...;` ends a struct that may have more members, in any order: the compiler fills in the rest. */
+/*
+ * The library as Python sees it, for cffi's parser: no preprocessor except `#define NAME ...`.
+ * `...;` ends a struct that may have more members, in any order: the compiler fills in the rest.
+ */
 
 /* harness/version.h */
 
@@ -121,7 +123,7 @@ void sf_map_get_stats(struct sf_map *s, struct sf_map_stats *out);
 void m_freem(struct mbuf *m);
 struct mbuf *mb_frombytes(struct mbuf_zone *z, struct jumbo *j, const void *bytes, size_t len);
 
-/* vm/, kva/, mbuf/: what nic_harness.jumbo, sf_buf, lwbuf, pmap and mbuf are made of */
+/* vm/, kva/, mbuf/: used by nic_harness.jumbo, sf_buf, lwbuf, pmap and mbuf */
 
 typedef struct vm_page *vm_page_t;
 
@@ -345,7 +347,7 @@ int m_leadingspace(const struct mbuf *m);
 int m_trailingspace(const struct mbuf *m);
 void m_align(struct mbuf *m, int len);
 
-/* The free routine of storage that belongs to Python; @args is its key there. */
+/* Free routine of storage that Python owns; @args is its key there. */
 extern "Python" void harness_ext_free(char *buf, void *args);
 
 /* device/, nic/ */

@@ -2,8 +2,8 @@
 /*
  * The layout of a pcapng file, for its writer and its reader (draft-ietf-opsawg-pcapng).
  *
- * Each block begins with its type and its length and ends with its length again; what stands between is padded to
- * four bytes. Numbers are in the byte order of the section that they stand in.
+ * Each block begins with its type and its length, and ends with its length again; its body is
+ * padded to four bytes. Numbers have the byte order of their section.
  */
 #ifndef NIC_HARNESS_PCAP_PCAPNG_H
 #define NIC_HARNESS_PCAP_PCAPNG_H
@@ -22,7 +22,7 @@ enum pcapng_type {
     PCAPNG_PACKET = 6,
 };
 
-/* Options: their numbers are those of the block that they stand in. */
+/* Options. Each kind of block numbers its own. */
 enum pcapng_option_code {
     PCAPNG_OPT_END = 0,
     PCAPNG_SHB_HARDWARE = 2,
@@ -34,7 +34,7 @@ enum pcapng_option_code {
     PCAPNG_IF_TSRESOL = 9,
     PCAPNG_IF_FCSLEN = 13,
     PCAPNG_IF_TSOFFSET = 14,
-    PCAPNG_EPB_FLAGS = 2, /* of the obsolete packet block too */
+    PCAPNG_EPB_FLAGS = 2, /* also in the obsolete packet block */
     PCAPNG_EPB_QUEUE = 6,
     PCAPNG_ISB_STARTTIME = 2,
     PCAPNG_ISB_ENDTIME = 3,
@@ -58,7 +58,7 @@ _Static_assert(sizeof(struct pcapng_block) == 8, "section 3.1");
 struct pcapng_section {
     uint32_t byte_order;
     uint16_t major, minor;
-    uint32_t length[2]; /* of the section, 64 bits; all ones: it does not say */
+    uint32_t length[2]; /* of the section, 64 bits; all ones: not given */
 };
 _Static_assert(sizeof(struct pcapng_section) == 16, "section 4.1");
 
@@ -68,7 +68,7 @@ struct pcapng_interface {
 };
 _Static_assert(sizeof(struct pcapng_interface) == 8, "section 4.2");
 
-/* In the obsolete packet block, the interface has 16 bits, and a count of drops has the other 16. */
+/* In the obsolete packet block, the interface has 16 bits; the other 16 are a count of drops. */
 struct pcapng_packet {
     uint32_t interface;
     uint32_t time_high, time_low;
@@ -87,7 +87,7 @@ struct pcapng_option {
 };
 _Static_assert(sizeof(struct pcapng_option) == 4, "section 3.5");
 
-/* Bytes that a block has before and behind its body. */
+/* Bytes of a block besides its body. */
 #define PCAPNG_BLOCK_BYTES ((uint32_t)sizeof(struct pcapng_block) + 4u)
 
 #endif

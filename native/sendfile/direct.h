@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A file read in order past the page cache: O_DIRECT reads through io_uring, straight into the windows
- * of physical I/O buffers (pbuf), a few ahead of what is taken.
+ * Reads a file in order, bypassing the page cache: O_DIRECT reads through io_uring, straight into
+ * the windows of physical I/O buffers (pbuf), with some read-ahead.
  *
- * How many windows it may have, being read or read and not yet released, is the counter that its
- * buffers are taken with. It never sleeps for one: what it waits for is released by the same thread.
+ * The counter that its buffers are taken with limits its windows, those being read as well as those
+ * not yet released. It never sleeps for a window, because the same thread has to release one.
  */
 #ifndef NIC_HARNESS_SENDFILE_DIRECT_H
 #define NIC_HARNESS_SENDFILE_DIRECT_H
 
 #include "kva/pbuf.h"
 
-#define DIRECT_AHEAD 8u /* reads under way at a time, at most */
+#define DIRECT_AHEAD 8u /* most reads in flight at a time */
 
 struct direct;
 
@@ -19,52 +19,51 @@ struct direct_stats {
     uint64_t reads;     /* requests */
     uint64_t bytes;     /* read */
     uint64_t syscalls;  /* io_uring_enter */
-    uint64_t no_buffer; /* times that a read ahead got no window */
+    uint64_t no_buffer; /* read-aheads that got no window */
 };
 
 /*
- * direct_open() - read a file from @offset on
- * @p: where windows are taken from
- * @fd: regular file; opened anew with O_DIRECT, the caller's stays as it is
- * @windows: how many it may have at a time, at least 1
+ * direct_open() - start reading a file at @offset
+ * @p: pool of the windows
+ * @fd: regular file; it is reopened with O_DIRECT, and the caller's descriptor is not changed
+ * @windows: most windows at a time, at least 1
  *
- * Return: 0; -EINVAL when the file system has no direct I/O, or none as fine-grained as a window; -EPERM, -ENOSYS
- * without io_uring; -ENOMEM; what opening the file again says (-EACCES).
+ * Return: 0; -EINVAL if the file system has no direct I/O, or needs an alignment larger than a
+ * window; -EPERM, -ENOSYS without io_uring; -ENOMEM; an error of reopening the file (-EACCES).
  */
 int direct_open(struct pbuf_pool *p, int fd, int64_t offset, unsigned windows, struct direct **out);
 
-/* direct_close() - wait for the reads under way; windows passed on stay with their users. */
+/* direct_close() - wait for the reads in flight; windows passed on stay with their users. */
 void direct_close(struct direct *d);
 
 /* Consecutive bytes of the file, in the window of one buffer. */
 struct direct_chunk {
-    struct buf
-        *bp; /* its window starts at b_kvabase, MAXPHYS bytes; given back by direct_ext_free() */
+    struct buf *bp; /* window: MAXPHYS bytes at b_kvabase; released by direct_ext_free() */
     char *data;
     uint32_t len;
 };
 
 /*
  * direct_ahead() - start reads
- * @limit: no further than here, rounded up to what the file system reads
+ * @limit: where to stop, rounded up to the file system's alignment
  *
  * Return: 0 or -errno.
  */
 int direct_ahead(struct direct *d, int64_t limit);
 
 /*
- * direct_next() - the next bytes of the file, never more than to the end of a window
- * @limit: as direct_ahead(), which it does first
+ * direct_next() - get the next bytes of the file, at most to the end of a window
+ * @limit: as for direct_ahead(), which it calls first
  *
- * Return: 1 a chunk, the caller's; 0 not there yet; -ENODATA the file ends here; -EIO and what else a
- * read may say: the same again at the next call.
+ * Return: 1: a chunk, which the caller owns; 0: not read yet; -ENODATA: the file ends here; -EIO or
+ * another read error, which the next call returns again.
  */
 int direct_next(struct direct *d, int64_t limit, struct direct_chunk *out);
 
-/* direct_wait_fd() - readable when a read is complete; -1 when none is under way. */
+/* direct_wait_fd() - descriptor that is readable when a read is complete; -1 if none is in flight. */
 int direct_wait_fd(const struct direct *d);
 
-/* direct_ext_free() - the external free routine: relpbuf(); @args is the struct direct. Any thread. */
+/* direct_ext_free() - external free routine: calls relpbuf(), from any thread; @args is the struct direct. */
 void direct_ext_free(caddr_t kva, void *args);
 
 void direct_get_stats(const struct direct *d, struct direct_stats *out);
