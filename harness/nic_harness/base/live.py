@@ -25,13 +25,13 @@ class Resource(Protocol):
         ...
 
 
-class Closing:
-    """What is closed at the end of a `with`."""
+class Ending:
+    """What ends with its `with`, by a call of any name."""
 
     __slots__ = ()
 
     @abstractmethod
-    def close(self) -> None:
+    def _end_block(self) -> None:
         """Give everything back."""
 
     def __enter__(self) -> Self:
@@ -43,6 +43,19 @@ class Closing:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end_block()
+
+
+class Closing(Ending):
+    """What is closed at the end of a `with`."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back."""
+
+    def _end_block(self) -> None:
         self.close()
 
 

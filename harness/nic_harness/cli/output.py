@@ -6,8 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nic_harness.base.live import Ending
 from nic_harness.cli.terminal import Figures, Terminal
 from nic_harness.errors import FileError
 from nic_harness.nic.nic import Nic
@@ -69,7 +69,7 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         raise FileError("write", str(path), remedy="name another file", errno=e.errno) from e
 
 
-class Bar:
+class Bar(Ending):
     """A progress bar on a terminal, nothing elsewhere; an Observer, use as a context manager.
 
     No thread draws it: it is drawn when the sender says how far it came, and seldom.
@@ -79,15 +79,7 @@ class Bar:
         self._console = Terminal(stderr=True)
         self._progress: Progress | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end_block(self) -> None:
         self.end()
 
     def begin(self, title: str, size: int) -> Callable[[int], None] | None:

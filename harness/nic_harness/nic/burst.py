@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from nic_harness._native import ffi, lib
 from nic_harness._views import views
+from nic_harness.base.live import Ending
 from nic_harness.errors import FrameError, FrameReleasedError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _FIELDS = (
 _SIZE = ffi.sizeof("struct frame")
 
 
-class Burst:
+class Burst(Ending):
     """Frames received together, in the pages that the device wrote them to.
 
     `len()` is how many; `burst[i]` the bytes of one, as a view of its page, the same one each time:
@@ -58,15 +58,7 @@ class Burst:
     def __len__(self) -> int:
         return self._n
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end_block(self) -> None:
         self.release()
 
     def __repr__(self) -> str:

@@ -8,10 +8,10 @@ import functools
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base.live import Ending
 from nic_harness.errors import BusyError, FrameError, FrameReleasedError
 
 __all__ = ["Chain", "Frame", "Gso", "Offload"]
@@ -88,7 +88,7 @@ _GSO = lib.CSUM_TSO4 | lib.CSUM_TSO6 | lib.CSUM_USO
 NO_OFFLOAD = Offload()
 
 
-class Chain:
+class Chain(Ending):
     """Bytes in a chain of buffers, seen where they lie.
 
     `len()` is its length in bytes. The views keep the pages alive: a slice that somebody keeps is
@@ -124,15 +124,7 @@ class Chain:
     def __len__(self) -> int:
         return self._len
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end_block(self) -> None:
         self.release()
 
     def __repr__(self) -> str:

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from nic_harness.base import site as _site
+from nic_harness.base.live import Ending
 from nic_harness.base.waiter import Waiter
 from nic_harness.errors import ArgumentError, ClosedError
 from nic_harness.nic.frame import Frame
@@ -26,7 +26,7 @@ Callback: TypeAlias = Callable[[list[Frame]], object]
 _DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
 
 
-class Receiver:
+class Receiver(Ending):
     """A thread that passes what a NIC receives to a callback; made by Nic.on_frames().
 
     Use as a context manager, or stop() it; closing the NIC stops it too. An exception in the
@@ -57,15 +57,7 @@ class Receiver:
         finally:
             del placed  # an error in it has a traceback with this frame: a circle
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end_block(self) -> None:
         self.stop()
 
     def __repr__(self) -> str:

@@ -9,10 +9,10 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from types import TracebackType
 from typing import IO, Any, Literal, NamedTuple, Self, cast
 
 from nic_harness._native import ffi, lib
+from nic_harness.base.live import Closing
 from nic_harness.errors import (
     CaptureCutError,
     CaptureDamagedError,
@@ -57,7 +57,7 @@ class Recorded(NamedTuple):
         return self.length > len(self.data)
 
 
-class Recording:
+class Recording(Closing):
     """The frames of a capture file, read as they are asked for: an iterator, and a context manager.
 
     Memory is bounded, whatever the file says. The file may be a pipe that is still written to:
@@ -128,17 +128,6 @@ class Recording:
     def close(self) -> None:
         """Close the file; no more frames are read."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _next_batch(self) -> list[Recorded]:
         """Read on, as far as there is a frame; [] at the end."""

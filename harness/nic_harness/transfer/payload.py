@@ -9,9 +9,9 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
+from nic_harness.base.live import Ending
 from nic_harness.errors import FileError
 
 _CHUNK = 1 << 20
@@ -20,7 +20,7 @@ _PIECE = 8 << 20
 _TURN = 4099  # prime: it comes back to a place after 2^23 pieces
 
 
-class Payload:
+class Payload(Ending):
     """An open regular file and its digest; use as a context manager.
 
     Attributes:
@@ -35,15 +35,7 @@ class Payload:
         self.size = os.fstat(file.fileno()).st_size
         self._sha256: str | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end_block(self) -> None:
         self.file.close()
 
     def fileno(self) -> int:

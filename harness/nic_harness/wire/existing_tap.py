@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
-import os
 import secrets
 import socket
-import struct
 from typing import NoReturn
 
 from nic_harness.base.descriptors import descriptors_for
@@ -23,12 +20,11 @@ from nic_harness.base.live import track
 from nic_harness.errors import (
     ArgumentError,
     LinkError,
-    TunMissingError,
-    TunPermissionError,
+    ResourceError,
     UnsupportedError,
 )
-from nic_harness.wire.holder import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF
-from nic_harness.wire.netns import Namespace
+from nic_harness.wire.holder import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, StageError, open_queue
+from nic_harness.wire.netns import Namespace, tun_error
 from nic_harness.wire.rtnl import LinkInfo, Rtnl
 from nic_harness.wire.wire import Address, Queues
 
@@ -143,17 +139,11 @@ def _open_queue(name: str) -> int:
         errno.EINVAL: "name a TAP of one queue, made by ip tuntap add ... mode tap",
     }
     try:
-        with descriptors_for("open", "/dev/net/tun"):
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as e:
-        kind = TunPermissionError if e.errno in (errno.EACCES, errno.EPERM) else TunMissingError
-        raise kind("open", "/dev/net/tun", errno=e.errno) from e
-    try:
-        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-    except OSError as e:
-        os.close(fd)
-        raise LinkError(
-            "attach to TAP", name, remedy=remedies.get(e.errno or 0), errno=e.errno
-        ) from e
-    return fd
+        return open_queue(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)[0]
+    except StageError as e:
+        code = e.errno or 0
+        if code in (errno.EMFILE, errno.ENFILE):
+            raise ResourceError.from_errno(code, "open", "/dev/net/tun") from e
+        if e.stage == "open tun":
+            raise tun_error(code) from e
+        raise LinkError("attach to TAP", name, remedy=remedies.get(code), errno=code) from e

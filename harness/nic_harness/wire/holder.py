@@ -123,6 +123,27 @@ class StageError(Exception):
         super().__init__(stage, error)
 
 
+def open_queue(name: str, flags: int) -> tuple[int, str]:
+    """Open a queue of a TAP, non-blocking, and return it with the interface's name.
+
+    Raises:
+        StageError: opening /dev/net/tun ("open tun") or TUNSETIFF did not work.
+    """
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        raise StageError("open tun", e.errno) from e
+    try:
+        ifr = fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    except OSError as e:
+        os.close(fd)
+        raise StageError("TUNSETIFF", e.errno) from e
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, ifr[:16].rstrip(b"\0").decode()
+
+
 def unshare(flags: int) -> None:
     if libc.unshare(flags):
         raise OSError(get_errno(), "unshare")
@@ -279,19 +300,10 @@ class Server:
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
         try:
             for i in range(queues):
-                try:
-                    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                except OSError as e:
-                    raise StageError("open tun", e.errno) from e
-                fds.append(fd)
                 # The first queue makes the interface, and must not find one.
                 excl = IFF_TUN_EXCL if i == 0 else 0
-                ifr = struct.pack("16sH22x", name.encode(), flags | excl)
-                try:
-                    ifr = fcntl.ioctl(fd, TUNSETIFF, ifr)
-                except OSError as e:
-                    raise StageError("TUNSETIFF", e.errno) from e
-                name = ifr[:16].rstrip(b"\0").decode()
+                fd, name = open_queue(name, flags | excl)
+                fds.append(fd)
         except StageError:
             for fd in fds:
                 os.close(fd)

@@ -812,29 +812,34 @@ def _why_no_userns() -> str:
     return "run as root, or in a container with CAP_SYS_ADMIN or user namespaces"
 
 
+def tun_error(code: int) -> LinkError:
+    """Make the error for /dev/net/tun that could not be opened."""
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return TunMissingError(
+            "open",
+            "/dev/net/tun",
+            "there is no such device",
+            "load it: modprobe tun (in a container: --device /dev/net/tun)",
+            errno=code,
+        )
+    if code in (errno.ENODEV, errno.ENXIO):
+        return TunMissingError(
+            "open", "/dev/net/tun", "no driver behind it", "load it: modprobe tun", errno=code
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return TunPermissionError(
+            "open",
+            "/dev/net/tun",
+            "not permitted",
+            "run as root, or: chmod 666 /dev/net/tun",
+            errno=code,
+        )
+    return LinkError("open", "/dev/net/tun", errno=code)
+
+
 def _tap_error(code: int, stage: str, name: str) -> LinkError:
     if stage == "open tun":
-        if code in (errno.ENOENT, errno.ENOTDIR):
-            return TunMissingError(
-                "open",
-                "/dev/net/tun",
-                "there is no such device",
-                "load it: modprobe tun (in a container: --device /dev/net/tun)",
-                errno=code,
-            )
-        if code in (errno.ENODEV, errno.ENXIO):
-            return TunMissingError(
-                "open", "/dev/net/tun", "no driver behind it", "load it: modprobe tun", errno=code
-            )
-        if code in (errno.EACCES, errno.EPERM):
-            return TunPermissionError(
-                "open",
-                "/dev/net/tun",
-                "not permitted",
-                "run as root, or: chmod 666 /dev/net/tun",
-                errno=code,
-            )
-        return LinkError("open", "/dev/net/tun", errno=code)
+        return tun_error(code)
     if code == errno.EBUSY:
         return LinkError("make TAP", name, "an interface of that name is there already", errno=code)
     if code == errno.EINVAL:
