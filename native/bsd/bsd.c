@@ -19,6 +19,9 @@
 
 static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* The machine that was made here last. A forked child keeps its parent's behind its own: leak checkers ask. */
+static struct machine *made;
+
 /* machine_or_default() - the current machine; made with default sizes when there is none */
 static struct machine *
 machine_or_default(void)
@@ -38,6 +41,8 @@ machine_or_default(void)
         };
 
         if (machine_create(&config, &m) == 0) {
+            m->former = made;
+            made = m;
             report_start(m);
             machine_set_current(m);
         } else {

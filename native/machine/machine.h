@@ -28,6 +28,7 @@ struct machine {
     struct mbuf_zone *mbufs;
     struct lwbuf_map *lwbufs;
     struct pbuf_pool *pbufs;
+    struct machine *former; /* of the parent process: see bsd.c */
 };
 
 /* machine_create() - 0; -errno, with nothing left behind. */
