@@ -1,5 +1,6 @@
 """The namespace: what lives in it, and that it leaves nothing behind."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from nic_harness.errors import (
     NamespaceError,
     NamespaceGoneError,
     TcpError,
+    UnsupportedError,
 )
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.tap import Tap
@@ -239,3 +241,34 @@ def test_joining_one_that_is_there(ns):
 def test_joining_what_is_no_namespace(path, problem):
     with pytest.raises(NamespaceError, match=f"join network namespace {path}: {problem}"):
         Namespace(join=path)
+
+
+def test_iproute_in_a_running_loop_says_where_it_works(ns: Namespace) -> None:
+    def names() -> list[str]:
+        with ns.iproute() as ipr:
+            return [link.get("IFLA_IFNAME") for link in ipr.get_links()]
+
+    async def both() -> list[str]:
+        with pytest.raises(UnsupportedError, match=r"asyncio\.to_thread\(\)"):
+            ns.iproute()
+        return await asyncio.to_thread(names)
+
+    assert "lo" in asyncio.run(both())
+
+
+def test_a_veth_pair_joins_two_namespaces(ns: Namespace) -> None:
+    with ns.popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as far:
+        assert far.stdin is not None
+        assert far.stdout is not None
+        far.stdin.write(b"x\n")
+        far.stdin.flush()
+        far.stdout.readline()  # it is in a namespace of its own by now
+        ns.add_veth("near0", "far0", far.pid, 9000)
+        with ns.iproute() as ipr:  # pyroute2 looks with its own eyes
+            (link,) = ipr.get_links(ifname="near0")
+        assert link.get("IFLA_MTU") == 9000
+        assert link.get("IFLA_LINKINFO").get("IFLA_INFO_KIND") == "veth"
+        assert "far0" not in ns.read("/proc/net/dev")
+        assert "far0" in Path(f"/proc/{far.pid}/net/dev").read_text()
+        with pytest.raises(LinkError, match="make veth pair near0: "):
+            ns.add_veth("near0", "far1", far.pid, 1500)

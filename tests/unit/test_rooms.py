@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nic_harness
@@ -83,3 +85,15 @@ def test_front_doors_are_the_rooms_own_modules() -> None:
         (target,) = set(imports(door))
         assert target.split(".")[-1] == door.stem
         assert len(target.split(".")) == 3
+
+
+@pytest.mark.parametrize("module", ["nic_harness", "nic_harness.trial.veth"])
+def test_what_takes_long_to_import_is_imported_where_it_is_used(module: str) -> None:
+    """In a process of its own: this one has imported all of it."""
+    heavy = {"scapy", "pyroute2", "typer", "rich", "numpy", "pydantic"}
+    heavy -= {"pydantic"} if module != "nic_harness" else set()  # results are models
+    program = f"import sys, {module}; print(*{heavy!r} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

@@ -78,13 +78,6 @@ class VethReceiver(Receiver):
                 raise
 
     def _make_pair(self, mtu: int) -> None:
-        from pyroute2 import NetlinkError  # type: ignore[import-untyped]
-
-        peer = {"ifname": "veth1", "net_ns_pid": self.process.pid, "mtu": mtu}
-        try:
-            with self._namespace.iproute() as ipr:
-                ipr.link("add", ifname=self.near, kind="veth", mtu=mtu, peer=peer)
-        except NetlinkError as e:
-            raise LinkError("make veth pair", self.near, errno=e.code) from e
+        self._namespace.add_veth(self.near, "veth1", self.process.pid, mtu)
         self._namespace.set_link(self.near, up=True)
         self._namespace.add_address(self.near, str(NEAR))

@@ -41,6 +41,7 @@ from nic_harness.errors import (
     ResourceError,
     TunMissingError,
     TunPermissionError,
+    UnsupportedError,
     WaitTimeoutError,
 )
 from nic_harness.wire import holder as _holder
@@ -305,6 +306,11 @@ class Namespace(Closing):
                 name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen, ipv6_address=ipv6_address
             )
 
+    def add_veth(self, name: str, peer: str, pid: int, mtu: int) -> None:
+        """Make a veth pair; its end `peer` is in the network namespace of process `pid`."""
+        with self._links() as links:
+            links.add_veth(name, peer, pid, mtu)
+
     def delete_link(self, name: str) -> None:
         """Remove an interface."""
         with self._links() as links:
@@ -326,7 +332,20 @@ class Namespace(Closing):
             links.add_route(name, ipaddress.ip_address(gateway))
 
     def iproute(self) -> IPRoute:
-        """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use."""
+        """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use.
+
+        Raises:
+            UnsupportedError: an asyncio loop runs in this thread, in which IPRoute cannot be used.
+        """
+        # Without asyncio there is no loop, and importing it takes long.
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            raise UnsupportedError(
+                "open IPRoute on",
+                "network namespace",
+                "pyroute2's IPRoute cannot be used in a running asyncio loop",
+                "open and use it in a function that asyncio.to_thread() calls",
+            )
         from pyroute2 import IPRoute
 
         sock = self.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
