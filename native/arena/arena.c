@@ -44,7 +44,7 @@ round_gib(size_t bytes)
     return (bytes + GIB - 1) & ~(GIB - 1);
 }
 
-/* reserve() - address space of @size bytes on a 64 GiB boundary, without memory; NULL on failure. */
+/* reserve() - reserve @size bytes of address space on a 64 GiB boundary; NULL on failure. */
 static uint8_t *
 reserve(size_t size)
 {
@@ -61,7 +61,7 @@ reserve(size_t size)
     return base;
 }
 
-/* set_slots() - enter or take out an arena in the table that arena_at() reads. */
+/* set_slots() - add an arena to, or remove it from, the table that arena_at() reads. */
 static void
 set_slots(const struct arena *a, struct arena *value)
 {
@@ -72,9 +72,9 @@ set_slots(const struct arena *a, struct arena *value)
         arena_slots[i] = value;
 }
 
-static struct arena *parents; /* of a forked child; never given back */
+static struct arena *parents; /* of a forked child; never freed */
 
-/* in_child() - whatever is there belongs to the parent: no address is in an arena of ours */
+/* in_child() - all arenas belong to the parent, so no address is in one of ours */
 static void
 in_child(void)
 {
@@ -105,7 +105,7 @@ make_memfd(void)
 
     if (fd < 0)
         return -errno;
-    /* Physical memory does not go away: a mapping of it can never raise SIGBUS. */
+    /* Physical memory never shrinks, so a mapping of it can never raise SIGBUS. */
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
         int err = errno;
 
@@ -229,20 +229,20 @@ arena_destroy(struct arena *a)
 
 /* ---- mapping ---- */
 
-/* keep() - [from, to) is still to be unmapped: how many bytes that are. Under the lock. */
+/* keep() - remember that [from, to) is still to be unmapped; returns its bytes. Under the lock. */
 static size_t
 keep(struct arena *a, uint8_t *from, uint8_t *to)
 {
     struct arena_stale *s = from < to ? malloc(sizeof(*s)) : NULL;
 
     if (s == NULL)
-        return 0; /* out of memory: it stays until something else is mapped there */
+        return 0; /* out of memory: it stays mapped until something else is mapped there */
     *s = (struct arena_stale){a->stale, from, to};
     a->stale = s;
     return (size_t)(to - from);
 }
 
-/* forget() - nothing of [addr, addr + bytes) is to be unmapped any more; under the lock */
+/* forget() - nothing in [addr, addr + bytes) needs unmapping any more; under the lock */
 static void
 forget(struct arena *a, uint8_t *addr, size_t bytes)
 {
@@ -259,7 +259,7 @@ forget(struct arena *a, uint8_t *addr, size_t bytes)
         left += keep(a, s.from, s.to < addr ? s.to : addr);
         left += keep(a, s.from > end ? s.from : end, s.to);
     }
-    /* Set once: who maps looks at it without the lock. */
+    /* Set once, because mapping code reads it without the lock. */
     atomic_store(&a->stale_bytes, left);
 }
 
@@ -275,7 +275,7 @@ replace_by_nothing(uint8_t *addr, size_t bytes)
 int
 arena_map_file(struct arena *a, void *addr, size_t bytes, int prot, int fd, off_t offset)
 {
-    /* Whoever maps here was given the address after its last unmap: what that left is seen here. */
+    /* The caller got this address after its last unmap, so what that left behind is visible here. */
     bool stale = __builtin_expect(atomic_load(&a->stale_bytes) != 0, 0);
     int err = 0;
 
@@ -311,7 +311,7 @@ arena_unmap(struct arena *a, void *addr, size_t bytes)
         atomic_fetch_add(&a->unmaps_refused, 1);
         atomic_fetch_add(&a->stale_bytes, keep(a, addr, (uint8_t *)addr + bytes));
     }
-    /* Those of before: perhaps there is room again. */
+    /* Retry earlier refusals: there may be room again. */
     while (!err && a->stale) {
         uint8_t *from = a->stale->from;
         size_t n = (size_t)(a->stale->to - from);
@@ -325,7 +325,7 @@ arena_unmap(struct arena *a, void *addr, size_t bytes)
 
 /* ---- pages ---- */
 
-/* take_run() - first fit among the runs that came back; NULL when none is long enough. */
+/* take_run() - first fit among the freed runs; NULL if none is long enough. */
 static struct vm_page *
 take_run(struct arena *a, size_t n)
 {
@@ -355,10 +355,10 @@ take_run(struct arena *a, size_t n)
 }
 
 /*
- * take_memory() - give a range of the file its memory; false when there is none, and nothing was taken
+ * take_memory() - allocate a range of the file; false, with nothing taken, if there is no memory
  *
- * A signal interrupts it (io_uring has one pending for work that it left to the thread), and what it took
- * until then is given back. Smaller pieces get done between one signal and the next.
+ * A signal interrupts it (io_uring keeps one pending while the thread has work to do for it), and
+ * undoes it. So it works in pieces small enough to finish between two signals.
  */
 static bool
 take_memory(int fd, off_t off, size_t len)
@@ -381,7 +381,7 @@ take_memory(int fd, off_t off, size_t len)
     return true;
 }
 
-/* extend() - new physical pages behind the last; NULL when the arena or the machine is full. */
+/* extend() - add physical pages after the last; NULL if the arena or the machine is full. */
 static struct vm_page *
 extend(struct arena *a, size_t n)
 {
@@ -390,7 +390,7 @@ extend(struct arena *a, size_t n)
 
     if (n > a->config.max_pages - first)
         return NULL;
-    /* Memory is taken here, where its lack is an error, not at first touch, where it is a signal. */
+    /* Allocate now, when failure is an error, rather than at first touch, when it is a signal. */
     if (!take_memory(a->memfd, off, n << PAGE_SHIFT))
         return NULL;
     if (a->direct && arena_map(a, a->direct + off, first, n) < 0)
@@ -458,7 +458,7 @@ arena_pages_away(struct arena *a, size_t pooled)
     size_t others = a->used_pages - a->kmem_pages;
 
     pthread_mutex_unlock(&a->lock);
-    /* The two are not counted at one moment. */
+    /* The two counts are not taken at the same moment. */
     return others > pooled ? others - pooled : 0;
 }
 
@@ -489,7 +489,7 @@ kmem_free(struct arena *a, void *addr, size_t bytes)
     arena_pages_free(a, &a->pages[first], round_page(bytes) >> PAGE_SHIFT);
 }
 
-/* enter() - a report joins the others */
+/* enter() - add a report */
 static void
 enter(struct arena *a, const struct harness_misuse *r)
 {
@@ -547,7 +547,7 @@ arena_report_stray(const void *addr, void *site)
 {
     struct arena *a = arena_at(addr);
 
-    /* Whatever is left of what a forked child inherited goes away without a word. */
+    /* Anything left that a forked child inherited is freed without a report. */
     for (const struct arena *p = a ? NULL : parents; p; p = p->next) {
         if ((uintptr_t)addr - (uintptr_t)p->base < p->size)
             return;

@@ -67,7 +67,7 @@ harness_site_name(uint64_t site, char *out, size_t size)
     const char *file = slash ? slash + 1 : info.dli_fname;
     uint64_t offset = site - (uint64_t)(uintptr_t)info.dli_saddr;
 
-    /* The nearest symbol before an address may be far before it: many functions are not exported. */
+    /* The nearest preceding symbol may be far away, as many functions are not exported. */
     if (info.dli_sname && symbol && offset <= symbol->st_size)
         snprintf(out, size, "%s+%#llx (%s)", info.dli_sname, (unsigned long long)offset, file);
     else
@@ -82,7 +82,7 @@ struct text {
     size_t size, used;
 };
 
-/* add() - append, as far as there is room */
+/* add() - append as much as fits */
 static void
 add(struct text *t, const char *format, ...)
 {

@@ -21,7 +21,7 @@ set_link(void *object, void *next)
     memcpy(object, &next, sizeof(next));
 }
 
-/* give_back() - move the @n oldest objects of a magazine to the shared list, the oldest lowest. */
+/* give_back() - move the @n oldest objects of a magazine to the shared list, the oldest at the bottom. */
 static void
 give_back(struct depot *d, struct magazine *m, uint32_t n)
 {
@@ -38,7 +38,7 @@ give_back(struct depot *d, struct magazine *m, uint32_t n)
     memmove(m->objects, m->objects + n, m->n * sizeof(m->objects[0]));
 }
 
-/* retire() - the thread ends: its objects go back, its magazine is no more. */
+/* retire() - return an ending thread's objects, and remove its magazine. */
 static void
 retire(struct perthread *own)
 {
@@ -154,7 +154,7 @@ depot_magazine_slow(struct depot *d, struct depot_lookaside *l)
 void *
 depot_get_slow(struct depot *d, struct magazine *m)
 {
-    /* Half a magazine, so that the next frees find room. */
+    /* Half a magazine, so that there is room for the next frees. */
     uint32_t want = m ? m->cap / 2 : 0;
     void *objects[MAGAZINE_SIZE / 2];
     uint32_t n = 0;
@@ -171,7 +171,7 @@ depot_get_slow(struct depot *d, struct magazine *m)
         }
         d->list = p;
         d->nlist -= n + 1;
-        /* Newest on top: the order of the list is kept. */
+        /* Newest on top, to keep the list's order. */
         for (uint32_t i = 0; i < n; i++)
             m->objects[i] = objects[n - 1 - i];
         if (n)

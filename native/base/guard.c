@@ -19,11 +19,11 @@ static void
 on_sigbus(int sig, siginfo_t *info, void *context)
 {
     if (armed) {
-        /* As a return from here would: a sanitizer's own handler blocks every signal around this one. */
+        /* As a return from here would do: a sanitizer's handler blocks every signal around this one. */
         pthread_sigmask(SIG_SETMASK, &((const ucontext_t *)context)->uc_sigmask, NULL);
         siglongjmp(*armed, 1);
     }
-    /* Once: a handler that came after us may pass it on to us. */
+    /* Only once: a handler installed after ours may pass the signal on to us. */
     if (!passed_on && former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN) {
         passed_on = true;
         if (former.sa_flags & SA_SIGINFO)
@@ -33,15 +33,15 @@ on_sigbus(int sig, siginfo_t *info, void *context)
         passed_on = false;
         return;
     }
-    /* Nobody's: die of it as if we had not been here. The access is made again after the return. */
+    /* Not handled: die of it as without our handler. The access is repeated after the return. */
     signal(SIGBUS, SIG_DFL);
 }
 
 /*
- * install() - be the one who is told of SIGBUS
+ * install() - install our SIGBUS handler
  *
- * Looked at each time: others set handlers too, and put back what they had found before ours (Python's
- * faulthandler.disable()).
+ * Checked each time, because others set handlers too, and may restore one from before ours
+ * (Python's faulthandler.disable()).
  */
 static void
 install(void)
@@ -68,7 +68,7 @@ guard_run(int (*fn)(void *), void *arg)
     sigjmp_buf here;
 
     install();
-    /* The handler puts the mask back before it jumps: none has to be kept here, at a system call. */
+    /* The handler restores the mask before it jumps, so it need not be saved here by a system call. */
     if (sigsetjmp(here, 0)) {
         armed = NULL;
         return -EFAULT;

@@ -26,7 +26,7 @@ csum_add(uint64_t sum, const void *data, size_t len, bool odd)
         memcpy(&h, p, 1);
         part += h;
     }
-    if (odd) /* RFC 1071, 2(B): a sum over swapped bytes is the sum, swapped */
+    if (odd) /* RFC 1071, 2(B): swapping the bytes swaps the sum */
         part = __builtin_bswap16(csum_fold(part));
     sum += part;
     return sum < part ? sum + 1 : sum;

@@ -8,7 +8,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_key_t key; /* of the thread's first entry; never deleted */
+static pthread_key_t key; /* holds the thread's first entry; never deleted */
 static int key_error;
 
 static void
@@ -24,7 +24,7 @@ end_thread(void *arg)
     perthread_unlock();
 }
 
-/* in_child() - the pools are the parent's: nothing is given back to them when this thread ends */
+/* in_child() - the pools belong to the parent, so this thread returns nothing to them when it ends */
 static void
 in_child(void)
 {
@@ -64,7 +64,7 @@ perthread_find(const void *owner)
             found = own;
         p = &own->next;
     }
-    pthread_setspecific(key, first); /* of a key that had a value, or to none */
+    pthread_setspecific(key, first); /* the key had a value, or gets NULL */
     perthread_unlock();
     return found;
 }

@@ -7,7 +7,7 @@
 #define LOCKS_MAX 8
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all below, and held across a fork */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for all below, also during forks */
 static int *owned;
 static size_t nowned, room;
 static pthread_mutex_t *across[LOCKS_MAX];
@@ -30,7 +30,7 @@ after_fork(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* in_child() - only calls that are safe after a fork of a process with threads (signal-safety(7)) */
+/* in_child() - makes only calls that are safe after a multi-threaded process forks (signal-safety(7)) */
 static void
 in_child(void)
 {
@@ -88,7 +88,7 @@ process_close(int fd)
             break;
         }
     }
-    if (nowned == 0) { /* nothing of ours is left behind, for who looks for leaks */
+    if (nowned == 0) { /* leave nothing for leak checkers to find */
         free(owned);
         owned = NULL;
         room = 0;

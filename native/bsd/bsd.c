@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The calls that by their manual pages take no context: on the process's current machine.
+ * The calls whose manual pages give them no context argument: they use the process's current
+ * machine.
  *
- * A program that never made a machine gets one with jumbo_vm_init(), or with the first call that
- * needs one. NIC_HARNESS_STRICT=1 in its environment makes that one strict: no direct map, so that a
- * stale pointer faults where it is used. What is done wrong with it is told on standard error: see
- * bsd/report.h.
+ * If a program has not made a machine, jumbo_vm_init() or the first call that needs one creates it.
+ * NIC_HARNESS_STRICT=1 in the environment makes it strict: there is no direct map, so a stale
+ * pointer faults where it is used. Its misuse is reported on standard error: see bsd/report.h.
  */
 #include <stdlib.h>
 
@@ -22,7 +22,7 @@ static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 /* The machine that was made here last. A forked child keeps its parent's behind its own: leak checkers ask. */
 static struct machine *made;
 
-/* machine_or_default() - the current machine; made with default sizes when there is none */
+/* machine_or_default() - the current machine, created with default sizes if there is none */
 static struct machine *
 machine_or_default(void)
 {
@@ -62,7 +62,7 @@ jumbo_vm_init(void)
 vm_page_t
 jumbo_pg_alloc(void)
 {
-    /* Before jumbo_vm_init() there is no pool: NULL, as the manual page has it. */
+    /* Before jumbo_vm_init() there is no pool, so return NULL, as the manual page says. */
     struct machine *m = machine_current();
 
     return m ? jumbo_alloc(m->jumbo, RETURN_SITE()) : NULL;
@@ -130,7 +130,7 @@ vm_object_deallocate(vm_object_t object)
 vm_page_t
 vm_page_grab(vm_object_t object, vm_pindex_t pindex, int allocflags)
 {
-    (void)allocflags; /* a page is wired in any case: its descriptor is bound to it by that */
+    (void)allocflags; /* a page is always wired, which binds its descriptor */
     return vm_object_grab(object, pindex, RETURN_SITE());
 }
 

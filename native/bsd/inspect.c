@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* harness/inspect.h for the process's current machine. */
+/* Implements harness/inspect.h for the process's current machine. */
 #include <harness/inspect.h>
 
 #include <stdlib.h>
@@ -56,7 +56,7 @@ struct places {
     unsigned max, n, last;
 };
 
-/* place() - count one more of a kind from a place; a crowd that came together is found at once */
+/* place() - count one object by kind and place; fast for runs of equal ones */
 static void
 place(void *arg, const char *what, uintptr_t site)
 {

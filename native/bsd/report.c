@@ -7,20 +7,20 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PRINTED_MAX 100 /* misuses that are printed; a loop should not fill a disk */
-#define PLACES_MAX 32   /* places that are printed at exit */
+#define PRINTED_MAX 100 /* misuses printed at most, so that a loop cannot fill the disk */
+#define PLACES_MAX 32   /* places printed at exit at most */
 
 static enum {
-    REPORT_OFF, /* no machine was made here, or nobody wants to know */
+    REPORT_OFF, /* no machine was created here, or reports are off */
     REPORT_PRINT,
     REPORT_ABORT,
 } mode;
 
 static pid_t
-    reporter; /* a child of fork() has a copy of what its parent holds, and is silent at exit */
+    reporter; /* a forked child has copies of its parent's objects, and is silent at exit */
 static _Atomic unsigned printed;
 
-/* say() - one line on standard error, in one piece, with none of stdio's buffers and locks */
+/* say() - write one line to standard error in one call, without stdio's buffers and locks */
 __attribute__((format(printf, 1, 2))) static void
 say(const char *format, ...)
 {
@@ -37,7 +37,7 @@ say(const char *format, ...)
     line[used++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, used);
 
-    (void)written; /* there is nobody else to tell */
+    (void)written; /* nothing to do about an error */
 }
 
 static void
@@ -57,8 +57,8 @@ say_misuse(const struct harness_misuse *m)
 }
 
 /*
- * The library's destructors run after all of a program's atexit(3) functions: what those give back is
- * not out.
+ * The library's destructors run after all of a program's atexit(3) functions, so objects freed
+ * there are not reported.
  */
 __attribute__((destructor)) static void
 say_what_is_out(void)

@@ -12,8 +12,8 @@
 #define POISON 0xdb
 
 /*
- * The pool made last, which in most programs is the only one: an address is compared with its range
- * before the arena of the address is looked up, so that no load of the fast path waits for that.
+ * The newest pool, in most programs the only one. An address is compared with its range before its
+ * arena is looked up, so that the fast path need not wait for that load.
  */
 _Atomic(struct jumbo *) jumbo_newest;
 
@@ -21,7 +21,7 @@ _Thread_local void *jumbo_free_site __attribute__((tls_model("initial-exec")));
 
 static pthread_once_t watching = PTHREAD_ONCE_INIT;
 
-/* in_child() - no address is in a pool of ours, as in arena.c */
+/* in_child() - no address is in one of our pools, as in arena.c */
 static void
 in_child(void)
 {
@@ -64,7 +64,7 @@ bind(struct jumbo *j, size_t slot, struct vm_page *m)
                      __ATOMIC_RELAXED);
 }
 
-/* grow() - one more chunk of pages with fresh slots; false when the limit or memory is reached. */
+/* grow() - add a chunk of pages with fresh slots; false if the limit or memory is exhausted. */
 static bool
 grow(struct jumbo *j, size_t want)
 {
@@ -85,11 +85,11 @@ grow(struct jumbo *j, size_t want)
         arena_pages_free(j->arena, m, n);
         return false;
     }
-    /* Page tables too: the first frame should not pay for them. Older kernels fill them as they go. */
+    /* Fill the page tables too, so that the first frame does not pay for it. Older kernels fill them on demand. */
     madvise(kva, n << PAGE_SHIFT, MADV_POPULATE_WRITE);
     if (j->strict)
         hide(j, kva, n);
-    /* The lowest address on top: a fresh pool hands out pages in ascending order. */
+    /* Lowest address on top, so that a fresh pool hands out pages in ascending order. */
     for (size_t i = 0; i < n; i++) {
         bind(j, j->nslots + i, &m[i]);
         m[i].next = i + 1 < n ? &m[i + 1] : NULL;
@@ -100,7 +100,7 @@ grow(struct jumbo *j, size_t want)
     return true;
 }
 
-/* rebind() - a page for a slot whose own was stolen; false when there is no such slot or no page. */
+/* rebind() - give a new page to a slot whose page was stolen; false if there is no such slot or no page. */
 static bool
 rebind(struct jumbo *j)
 {
@@ -145,7 +145,7 @@ jumbo_create(struct arena *a, size_t initial, size_t max_pages, struct jumbo **o
     j->strict = a->direct == NULL;
     pthread_mutex_init(&j->grow_lock, NULL);
     j->empty = calloc(max_pages, sizeof(*j->empty));
-    /* A thread may sit on few pages of a small pool, or the others would starve. */
+    /* A thread may keep only a few pages of a small pool, or the others would starve. */
     depot_init(&j->depot, (uint32_t)(max_pages / 64));
     if (j->empty && grow(j, initial) && depot_total(&j->depot) == initial) {
         a->owner[REGION_JUMBO] = j;
@@ -167,7 +167,7 @@ jumbo_destroy(struct jumbo *j)
 
     if (depot_free_count(&j->depot) != depot_total(&j->depot) || atomic_load(&j->held))
         return -EBUSY;
-    depot_fini(&j->depot); /* a thread that ends now leaves the pages alone */
+    depot_fini(&j->depot); /* an ending thread no longer touches the pages */
     struct jumbo *gone = j;
 
     atomic_compare_exchange_strong(&jumbo_newest, &gone, NULL);
@@ -188,7 +188,7 @@ jumbo_destroy(struct jumbo *j)
     return 0;
 }
 
-/* check_poison() - strict mode: did anybody write to the page while it was free? */
+/* check_poison() - strict mode: was the page written to while it was free? */
 static COLD void
 check_poison(struct jumbo *j, struct vm_page *m, void *site)
 {
@@ -215,7 +215,7 @@ alloc_slow(struct jumbo *j)
     struct vm_page *m = NULL;
 
     pthread_mutex_lock(&j->grow_lock);
-    /* Another thread may have grown the pool, or freed, since the look that found nothing. */
+    /* Another thread may have grown the pool, or freed a page, since we found nothing. */
     do {
         m = depot_get(&j->depot, &lookaside);
     } while (m == NULL && (rebind(j) || grow(j, j->chunk_pages)));
@@ -255,7 +255,7 @@ refuse(struct jumbo *j, enum misuse_kind kind, const void *kva, struct vm_page *
     return err;
 }
 
-/* refuse_free() - name what is wrong with a free. */
+/* refuse_free() - report what is wrong with a free. */
 static COLD int
 refuse_free(struct jumbo *j, const void *kva, struct vm_page *m, void *site)
 {
@@ -276,7 +276,7 @@ refuse_free(struct jumbo *j, const void *kva, struct vm_page *m, void *site)
     }
 }
 
-/* put() - the page is free: back to the pool */
+/* put() - return a free page to the pool */
 static void
 put(struct jumbo *j, struct vm_page *m)
 {
@@ -286,14 +286,14 @@ put(struct jumbo *j, struct vm_page *m)
     depot_put(&j->depot, &lookaside, m);
 }
 
-/* release_slot() - a stolen page's KVA is recycled: the slot waits for another page */
+/* release_slot() - recycle a stolen page's KVA: the slot waits for another page */
 static COLD void
 release_slot(struct jumbo *j, struct vm_page *m)
 {
     pthread_mutex_lock(&j->grow_lock);
     uint32_t slot = m->slot;
 
-    /* Strict: a stale pool address faults. Otherwise the slot keeps its view until it is bound anew. */
+    /* In strict mode a stale pool address faults. Otherwise the slot stays mapped until it is bound anew. */
     if (j->strict)
         arena_unmap(j->arena, slot_kva(j, slot), PAGE_SIZE);
     __atomic_store_n(&j->arena->pages[slot].slot_page, VM_PAGE_NOSLOT, __ATOMIC_RELAXED);
@@ -304,7 +304,7 @@ release_slot(struct jumbo *j, struct vm_page *m)
     pthread_mutex_unlock(&j->grow_lock);
 }
 
-/* set_held() - a page freed while it is held waits for the last unhold; false when nobody holds it now */
+/* set_held() - make a page that is freed while held wait for the last unhold; false if it is not held now */
 static bool
 set_held(struct jumbo *j, struct vm_page *m)
 {
@@ -315,7 +315,7 @@ set_held(struct jumbo *j, struct vm_page *m)
     return true;
 }
 
-/* free_held() - a free of a held page: the last unhold does it, under the same lock; false: none is left */
+/* free_held() - leave the free of a held page to the last unhold, under the same lock; false: no hold is left */
 static COLD bool
 free_held(struct jumbo *j, struct vm_page *m)
 {
@@ -340,7 +340,7 @@ jumbo_free(struct jumbo *j, void *kva, void *site)
     if (__builtin_expect(state != VPS_MBUF && state != VPS_ALLOC, 0)) {
         if (state != VPS_STOLEN)
             return refuse_free(j, kva, m, site);
-        /* Flipped to a user: the page lives on, only its KVA comes back. */
+        /* Flipped to a user: the page lives on, and only its KVA is returned. */
         release_slot(j, m);
         return 0;
     }
@@ -396,7 +396,7 @@ jumbo_freem(caddr_t addr, void *args)
     struct jumbo *j = jumbo_at(addr);
     void *site = jumbo_free_site ? jumbo_free_site : RETURN_SITE();
 
-    /* The address says which pool; by the manual page @args is ignored. */
+    /* The address identifies the pool; the manual page says that @args is ignored. */
     (void)args;
     if (__builtin_expect(j != NULL, 1))
         (void)jumbo_free(j, addr, site);

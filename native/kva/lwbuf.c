@@ -14,25 +14,26 @@
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
 #endif
 
-/* A pool grows by so many handles at a time. */
+/* A pool grows by this many handles at a time. */
 #define CHUNK 32
 
 /*
- * One thread allocates from a pool. Any thread frees into it: its own frees go on @local, those of
- * others on @returned, a stack that is only ever pushed to one by one and taken whole, so that
- * compare-and-swap has no ABA problem. When the thread ends the pool waits for another to adopt it.
+ * One thread allocates from a pool; any thread may free into it. Its own frees go on @local, those
+ * of others on @returned, a stack that is only pushed to singly and taken as a whole, so
+ * compare-and-swap has no ABA problem. When its thread ends, the pool waits for another to adopt
+ * it.
  */
 struct lwbuf_pool {
     struct lwbuf_map *map;
     struct lwbuf_pool *next; /* all pools of the map */
     struct lwbuf *local;
     _Atomic(struct lwbuf *) returned;
-    struct ownership *held; /* by a thread; NULL: its thread is gone */
+    struct ownership *held; /* by a thread; NULL: its thread has ended */
     _Atomic size_t used;
     size_t total;
 };
 
-/* Owner of the handles whose mapping is a file page's sf_buf. */
+/* Owner of handles that use a file page's sf_buf as their mapping. */
 static struct lwbuf_pool file_pages;
 
 struct lwbuf_chunk {
@@ -48,7 +49,7 @@ struct lwbuf_map {
     size_t nslots; /* KVA given to pools */
 };
 
-/* That a pool is a thread's. */
+/* A thread's ownership of a pool. */
 struct ownership {
     struct perthread own;
     struct lwbuf_pool *pool;
@@ -113,7 +114,7 @@ lwbuf_map_destroy(struct lwbuf_map *l)
     lwbuf_get_stats(l, &s);
     if (s.count)
         return -EBUSY;
-    perthread_lock(); /* a thread that ends now leaves its pool alone */
+    perthread_lock(); /* an ending thread no longer touches its pool */
     for (struct lwbuf_pool *p = l->pools; p; p = p->next) {
         if (p->held)
             p->held->own.owner = NULL;
@@ -137,7 +138,7 @@ lwbuf_map_destroy(struct lwbuf_map *l)
     return 0;
 }
 
-/* pool_of_thread() - the pool that the calling thread has, or NULL */
+/* pool_of_thread() - the calling thread's pool, or NULL */
 static struct lwbuf_pool *
 pool_of_thread(struct lwbuf_map *l)
 {
@@ -146,7 +147,7 @@ pool_of_thread(struct lwbuf_map *l)
     return o ? o->pool : NULL;
 }
 
-/* own_pool() - the calling thread's pool: its own, one whose thread is gone, or a new one */
+/* own_pool() - the calling thread's pool, an adopted one whose thread has ended, or a new one */
 static struct lwbuf_pool *
 own_pool(struct lwbuf_map *l)
 {
@@ -181,7 +182,7 @@ own_pool(struct lwbuf_map *l)
     return NULL;
 }
 
-/* grow() - CHUNK more handles with KVA for a pool; false when out of either */
+/* grow() - add CHUNK handles with KVA to a pool; false if out of either */
 static bool
 grow(struct lwbuf_map *l, struct lwbuf_pool *p)
 {
@@ -210,7 +211,7 @@ grow(struct lwbuf_map *l, struct lwbuf_pool *p)
     return room;
 }
 
-/* alloc_mapped() - a handle of the thread's pool, its KVA bound to a page */
+/* alloc_mapped() - a handle from the thread's pool, with its KVA bound to a page */
 static struct lwbuf *
 alloc_mapped(struct arena *a, vm_page_t m, void *site)
 {
@@ -227,7 +228,7 @@ alloc_mapped(struct arena *a, vm_page_t m, void *site)
 
     if (vm_page_map_at(a, (void *)lwb->kva, m) < 0)
         return NULL;
-    /* A page behind the end of its file is refused here, not at its use. */
+    /* Refuse a page beyond the end of its file here, rather than fault at its use. */
     if (m->object && vm_page_state(m) == VPS_FILE &&
         madvise((void *)lwb->kva, PAGE_SIZE, MADV_POPULATE_READ) < 0 && errno != EINVAL) {
         arena_unmap(a, (void *)lwb->kva, PAGE_SIZE);
@@ -250,7 +251,7 @@ alloc_slow(struct arena *a, vm_page_t m, struct lwbuf *lwb, void *site)
     }
     if (!a->direct)
         return alloc_mapped(a, m, site);
-    /* A file's page is in no direct map: its shared mapping serves, held until lwbuf_free(). */
+    /* A file page has no direct map: use its shared mapping, held until lwbuf_free(). */
     struct sf_buf *sf = sf_page_map(m, SFB_NOWAIT, site);
 
     if (sf == NULL)

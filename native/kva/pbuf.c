@@ -26,13 +26,13 @@ enum buf_state {
 struct pbuf_pool {
     struct spin lock;
     uint32_t waiters; /* threads asleep, or about to be */
-    struct buf *free; /* backed, released last first */
+    struct buf *free; /* with memory, last released first */
     uint32_t nfree;
-    uint32_t nraw;        /* buffers never handed out: the last @nraw */
+    uint32_t nraw;        /* the last @nraw buffers were never handed out */
     uint32_t outstanding; /* total = nfree + nraw + outstanding */
     uint32_t total;
     uint32_t wake_seq; /* futex: something was released */
-    bool growing;      /* a thread puts memory behind the first of those never handed out */
+    bool growing;      /* a thread is allocating memory for the next raw buffer */
     bool strict;
     struct arena *arena;
     struct buf *buf;
@@ -68,7 +68,7 @@ pbuf_pool_create(struct arena *a, unsigned n, bool strict, struct pbuf_pool **ou
 
     if (p == NULL)
         return -ENOMEM;
-    /* The descriptors lie behind the windows, so that the arena of a buffer is found by its address. */
+    /* The descriptors follow the windows, so that a buffer's address leads to its arena. */
     p->window = a->region_base[REGION_PBUF];
     p->buf = mmap(p->window + n * (size_t)MAXPHYS, head, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -106,7 +106,7 @@ pbuf_pool_destroy(struct pbuf_pool *p)
 /* ---- windows ---- */
 
 /*
- * back() - put memory behind a window for the first time; false when there is none
+ * back() - allocate a window's memory for the first time; false if there is none
  *
  * Called without the lock, by the one thread that has the buffer.
  */
@@ -131,8 +131,8 @@ back(struct pbuf_pool *p, struct buf *bp)
 /* ---- get and release ---- */
 
 /*
- * Counters are the caller's, and all that share one share a pool: they are read and written under
- * the pool's lock. A negative one is no limit, and is never written: so it stays one.
+ * Counters belong to callers, and all users of one share a pool, so the pool's lock protects them.
+ * A negative counter means no limit, and is never written.
  */
 static int
 counter(const int *pfreecnt)
@@ -157,7 +157,7 @@ push(struct pbuf_pool *p, struct buf *bp)
     p->nfree++;
 }
 
-/* take() - a buffer with memory, and one off the counter; NULL when either is out. Under the lock. */
+/* take() - take a buffer with memory, and decrement the counter; NULL if either is exhausted. Under the lock. */
 static inline struct buf *
 take(struct pbuf_pool *p, int *pfreecnt)
 {
@@ -173,7 +173,7 @@ take(struct pbuf_pool *p, int *pfreecnt)
     return bp;
 }
 
-/* wake() - whoever sleeps looks again; called under the lock, which is given back */
+/* wake() - wake all sleepers; called with the lock held, and releases it */
 static void
 wake(struct pbuf_pool *p)
 {
@@ -182,12 +182,12 @@ wake(struct pbuf_pool *p)
     if (sleepers)
         __atomic_store_n(&p->wake_seq, p->wake_seq + 1, __ATOMIC_RELAXED);
     spin_unlock(&p->lock);
-    /* All of them: some wait for the pool, some for one counter or another. */
+    /* Wake all: some wait for the pool, others for various counters. */
     if (sleepers)
         syscall(SYS_futex, &p->wake_seq, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* untake() - a buffer that was taken goes back unused */
+/* untake() - return a buffer unused */
 static COLD void
 untake(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
 {
@@ -200,7 +200,7 @@ untake(struct pbuf_pool *p, struct buf *bp, int *pfreecnt)
     wake(p);
 }
 
-/* fresh() - a buffer that carries nothing of its last user; NULL when its window cannot be mapped (strict) */
+/* fresh() - clear what the last user left; NULL if the window cannot be mapped (strict mode) */
 static struct buf *
 fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site)
 {
@@ -209,22 +209,22 @@ fresh(struct pbuf_pool *p, struct buf *bp, int *pfreecnt, void *site)
         untake(p, bp, pfreecnt);
         return NULL;
     }
-    /* In halves: the compiler makes stores of those, and a slow string instruction of the whole. */
+    /* In halves: the compiler turns those into stores, but the whole into a slow string instruction. */
     memset(bp, 0, 64);
     memset((char *)bp + 64, 0, 64);
     bp->b_data = bp->b_kvabase;
     bp->b_bufsize = MAXPHYS;
-    /* The record of the window's first page is the buffer's. */
+    /* The record of the window's first page serves as the buffer's. */
     __atomic_store_n(&bp->b_pages->alloc_site, (uintptr_t)site, __ATOMIC_RELAXED);
     return bp;
 }
 
 /*
- * grow() - one more buffer with memory, on the free list
+ * grow() - add a buffer with memory to the free list
  *
- * Called and returning with the lock held; it is let go of meanwhile.
+ * Called and returns with the lock held, but drops it meanwhile.
  *
- * Return: 0; -EAGAIN while another thread is at it; -ENOMEM; -ENOSPC when all have memory.
+ * Return: 0; -EAGAIN while another thread is growing; -ENOMEM; -ENOSPC if all have memory.
  */
 static int
 grow(struct pbuf_pool *p)
@@ -262,7 +262,7 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait, void *site)
             bp = fresh(p, bp, pfreecnt, site);
             if (bp || !wait)
                 return bp;
-            /* Nobody says when there are mappings again. */
+            /* Nothing signals when mappings become available again. */
             nanosleep(&soon, NULL);
             spin_lock(&p->lock);
             continue;
@@ -272,7 +272,7 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait, void *site)
         int err = limited ? -ENOSPC : grow(p);
 
         if (!err) {
-            /* Somebody may have gone to sleep because we were at it. */
+            /* A thread may have gone to sleep because we were growing. */
             if (p->waiters) {
                 wake(p);
                 spin_lock(&p->lock);
@@ -280,7 +280,7 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait, void *site)
             continue;
         }
         if (!wait && err == -EAGAIN) {
-            /* The pool is not empty: that takes a moment, and is no sleep. */
+            /* The pool is not empty: this is brief, and does not count as a sleep. */
             spin_unlock(&p->lock);
             sched_yield();
             spin_lock(&p->lock);
@@ -292,8 +292,8 @@ get_slow(struct pbuf_pool *p, int *pfreecnt, bool wait, void *site)
             return NULL;
         }
         /*
-         * Neither a buffer nor a place on the counter is held here. While there are buffers without
-         * memory, memory may come from elsewhere, and nobody would say so: look again soon.
+         * No buffer and no count is held here. While some buffers have no memory, memory may become
+         * available without a signal, so look again soon.
          */
         const struct timespec *timeout = !limited && p->nraw ? &soon : NULL;
         uint32_t seq = p->wake_seq;
@@ -340,7 +340,7 @@ pbuf_try(struct pbuf_pool *p, int *pfreecnt, void *site)
     return fresh(p, bp, pfreecnt, site);
 }
 
-/* drop_cred() - the reference that the buffer has, once */
+/* drop_cred() - drop the buffer's reference, once */
 static void
 drop_cred(struct ucred **cred)
 {
@@ -349,7 +349,7 @@ drop_cred(struct ucred **cred)
     *cred = NOCRED;
 }
 
-/* refuse() - say what is wrong with a release; nothing is changed */
+/* refuse() - report what is wrong with a release; changes nothing */
 static int
 refuse(struct pbuf_pool *p, enum misuse_kind kind, const struct buf *bp, struct vm_page *m,
        void *site)

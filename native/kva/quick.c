@@ -8,7 +8,7 @@
 
 _Thread_local struct quick_frame quick_frame __attribute__((tls_model("initial-exec")));
 
-/* Numbers of threads: those of threads that ended are given out again, so that frames do not run out. */
+/* Thread numbers. Those of ended threads are reused, so that frames do not run out. */
 static pthread_mutex_t number_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t number_once = PTHREAD_ONCE_INIT;
 static pthread_key_t number_key;
@@ -37,7 +37,7 @@ number_take(void)
     pthread_mutex_lock(&number_lock);
     uint32_t n = number_nfree ? number_free[--number_nfree] : number_next++;
 
-    /* Room to take every number back, made when one more is given out. */
+    /* Room to take back every number, allocated when a new one is given out. */
     if (number_next > number_room) {
         uint32_t *more = realloc(number_free, 2 * (size_t)number_next * sizeof(*more));
 
@@ -51,7 +51,7 @@ number_take(void)
     return n;
 }
 
-/* map_frame() - map a page that has no address of its own at this thread's frame; 0 when the kernel refuses */
+/* map_frame() - map a page without its own address at this thread's frame; 0 if the kernel refuses */
 static COLD vm_offset_t
 map_frame(struct arena *a, struct vm_page *m)
 {
@@ -69,7 +69,7 @@ map_frame(struct arena *a, struct vm_page *m)
     return (vm_offset_t)kva;
 }
 
-/* leave() - take away what the frame holds */
+/* leave() - remove the frame's mapping */
 static COLD void
 leave(struct arena *a)
 {
@@ -89,7 +89,7 @@ quick_report(struct arena *a, enum misuse_kind kind, const void *addr, void *sit
     arena_report_sites(a, kind, addr, entered, 0, site);
 }
 
-/* nested() - a second enter: reported, and the frame is taken over */
+/* nested() - report a second enter, and take over the frame */
 static COLD void
 nested(struct arena *a, void *site)
 {

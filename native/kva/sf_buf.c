@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* References to buffers: one page at a time as sf_buf(9) has it, and runs of pages for sendfile. */
+/* References to buffers: single pages for sf_buf(9), and runs of pages for sendfile. */
 #include <sys/mman.h>
 
 #include "kva/quick.h"
@@ -10,7 +10,7 @@
 #endif
 
 /*
- * A struct sf_buf is the descriptor of its page: 64 bytes for both. Nobody outside sees into it.
+ * A struct sf_buf is its page's descriptor: 64 bytes for both. It is opaque to callers.
  */
 static struct vm_page *
 page_of(struct sf_buf *sf)
@@ -26,14 +26,14 @@ map_of(const struct vm_page *m)
     return a && arena_region_at(a, m) == REGION_SFMETA ? a->owner[REGION_SFMETA] : NULL;
 }
 
-/* is_arena_page() - a page of the arena's own memory, as against one of a file */
+/* is_arena_page() - is it a page of the arena's own memory, rather than of a file? */
 static bool
 is_arena_page(const struct arena *a, const struct vm_page *m)
 {
     return a && arena_region_at(a, m) == REGION_PAGES;
 }
 
-/* page_kva() - where a page's buffer is, when it is mapped; one place for each page, in every mode */
+/* page_kva() - where a page's buffer is when mapped; each page has one place, in every mode */
 static uint8_t *
 page_kva(const struct arena *a, const struct vm_page *m)
 {
@@ -45,8 +45,8 @@ page_kva(const struct arena *a, const struct vm_page *m)
 }
 
 /*
- * map_strict() - map the pages of a first reference; with the lock held, for strict mode is for
- * finding faults, not for speed
+ * map_strict() - map pages at their first reference; holds the lock, as strict mode is for finding
+ * faults, not for speed
  */
 static int
 map_strict(struct sf_map *s, struct vm_page *m, uint32_t n)
@@ -69,7 +69,7 @@ map_strict(struct sf_map *s, struct vm_page *m, uint32_t n)
     return 0;
 }
 
-/* took(), let_go() - the places of the last taking and the last letting go are part of the record */
+/* took(), let_go() - record the call sites of the last reference and the last release */
 static void
 took(struct vm_page *m, void *site)
 {
@@ -82,7 +82,7 @@ let_go(struct vm_page *m, void *site)
     __atomic_store_n(&m->free_site, (uintptr_t)site, __ATOMIC_RELAXED);
 }
 
-/* ref_page() - one reference more */
+/* ref_page() - add a reference */
 static void
 ref_page(struct sf_map *s, struct vm_page *m, void *site)
 {
@@ -95,7 +95,7 @@ ref_page(struct sf_map *s, struct vm_page *m, void *site)
         s->stats.nsfbufspeak = s->stats.nsfbufsused;
 }
 
-/* unref_page() - one reference less; the last one's end is the mapping's in strict mode */
+/* unref_page() - drop a reference; in strict mode the last one also ends the mapping */
 static void
 unref_page(struct sf_map *s, struct vm_page *m, void *site)
 {
@@ -114,9 +114,9 @@ unref_page(struct sf_map *s, struct vm_page *m, void *site)
 /* ---- sf_buf(9) ---- */
 
 /*
- * ref_mapped() - a reference to a page's buffer, mapped first if need be
+ * ref_mapped() - reference a page's buffer, mapping it first if necessary
  *
- * With the lock held; it is let go of to sleep and to map. After that everything is looked at again:
+ * Called with the lock held; drops it to sleep and to map. Then it checks everything again, as
  * another thread may have mapped the page meanwhile.
  */
 static int
@@ -164,7 +164,7 @@ sf_page_map(struct vm_page *m, int flags, void *site)
         errno = EINVAL;
         return NULL;
     }
-    /* It might sleep: reported whether or not it has to this time. */
+    /* It might sleep, so report this whether or not it does so now. */
     quick_check_blocking(a, flags & SFB_NOWAIT, site);
     spin_lock(&s->lock);
     int err = ref_mapped(s, m, flags, site);
@@ -286,14 +286,14 @@ again:
     if (e->populated >= at + n)
         s->stats.hits++;
     else if ((err = sf_extent_map(s, e, at + n)) == -EFAULT && n > 1) {
-        /* The file ends inside the run: as much of it as there is. */
+        /* The file ends inside the run: map as much as there is. */
         err = sf_extent_map(s, e, at + 1);
         n = err ? n : e->populated - at < n ? e->populated - at : n;
     }
-    /* Buffers are counted in pages: a run gives way before it exceeds them. */
+    /* Buffers are counted in pages, and a run is shortened before it exceeds them. */
     uint64_t left = s->stats.nsfbufs - s->stats.nsfbufsused;
 
-    if (!err && left == 0) { /* taken while the lock was let go */
+    if (!err && left == 0) { /* taken while the lock was dropped */
         sf_extent_deactivate(s, e, 1);
         goto again;
     }

@@ -16,7 +16,7 @@
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
 #endif
 
-/* Up to so many buffers may each lie in an extent of its own: "out" is then at exactly nsfbufs. */
+/* Up to this many buffers may each need an extent of their own; they then run out at exactly nsfbufs. */
 #define EXTENTS_MIN 64u
 
 static long
@@ -71,7 +71,7 @@ sf_map_wake_sleepers(struct sf_map *s)
     futex(&s->wake_seq, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* object_put() - drop a reference; the descriptor to close, or -1 */
+/* object_put() - drop a reference; returns the descriptor to close, or -1 */
 static int
 object_put(struct vm_object *o)
 {
@@ -84,7 +84,7 @@ object_put(struct vm_object *o)
     return fd;
 }
 
-/* events() - the same happened to consecutive pages */
+/* events() - record the same event for consecutive pages */
 static void
 events(struct vm_page *m, uint32_t n, enum vm_page_event event)
 {
@@ -92,7 +92,7 @@ events(struct vm_page *m, uint32_t n, enum vm_page_event event)
         vm_page_event(&m[i], event);
 }
 
-/* unbind() - the extent is nobody's; the descriptor to close, or -1 */
+/* unbind() - detach an extent from its file; returns the descriptor to close, or -1 */
 static int
 unbind(struct sf_map *s, struct sf_extent *e)
 {
@@ -197,7 +197,7 @@ sf_map_drop_cached(struct sf_map *s)
             continue;
         int fd = unbind(s, e);
 
-        /* Off every list while the lock is not held. */
+        /* On no list while the lock is not held. */
         list_remove(e);
         e->active = 1;
         spin_unlock(&s->lock);
@@ -272,7 +272,7 @@ vm_object_close(struct vm_object *o)
 {
     struct sf_map *s = o->map;
 
-    /* Mappings that nobody references go with the opener: a closed file is not kept alive by a cache. */
+    /* Unreferenced mappings end when the opener closes: the cache does not keep a closed file alive. */
     for (;;) {
         struct sf_extent *found = NULL;
 
@@ -329,9 +329,9 @@ vm_page_map_at(struct arena *a, void *kva, const struct vm_page *m)
 /* ---- binding and mapping ---- */
 
 /*
- * sf_map_sleep() - let go of the lock until something was freed
+ * sf_map_sleep() - drop the lock until something is freed
  *
- * Return: 0 look again; -ENOBUFS for SFB_NOWAIT; -EINTR for SFB_CATCH and a signal.
+ * Return: 0: look again; -ENOBUFS with SFB_NOWAIT; -EINTR with SFB_CATCH, on a signal.
  */
 int
 sf_map_sleep(struct sf_map *s, int flags)
@@ -343,7 +343,7 @@ sf_map_sleep(struct sf_map *s, int flags)
     s->waiters++;
     s->stats.sf_allocwait++;
     spin_unlock(&s->lock);
-    /* Only a wait with a timeout is ended by a signal whose handler has SA_RESTART (signal(7)). */
+    /* A signal whose handler has SA_RESTART ends only waits with a timeout (signal(7)). */
     const struct timespec hour = {.tv_sec = 3600};
     bool interrupted = futex(&s->wake_seq, FUTEX_WAIT, seq, flags & SFB_CATCH ? &hour : NULL) < 0 &&
                        errno == EINTR;
@@ -354,10 +354,10 @@ sf_map_sleep(struct sf_map *s, int flags)
 }
 
 /*
- * sf_extent_bind() - the extent of (object, index), bound but perhaps not mapped, with one user more
+ * sf_extent_bind() - bind the extent of (object, index), possibly not mapped yet, and add a user
  *
- * Called and returning with the lock held; it is let go of to sleep, after which everything is
- * looked up again.
+ * Called and returns with the lock held; it is dropped to sleep, and then everything is looked up
+ * again.
  *
  * Return: 0; -ENOBUFS, -EINTR.
  */
@@ -416,8 +416,8 @@ sf_extent_bind(struct vm_object *o, uint64_t index, int flags, struct sf_extent 
  * sf_extent_map() - map an extent and populate it up to the end of the file
  * @need: pages that must be there
  *
- * Called and returning with the lock held and the extent active; the system calls are made without
- * the lock, the extent marked busy.
+ * Called and returns with the lock held and the extent active; the system calls are made without
+ * the lock, while the extent is marked busy.
  */
 int
 sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need)
@@ -443,14 +443,14 @@ sf_extent_map(struct sf_map *s, struct sf_extent *e, uint32_t need)
     else if (here < (int64_t)SF_EXTENT_SIZE)
         pages = here > 0 ? (uint32_t)((here + (int64_t)PAGE_MASK) >> PAGE_SHIFT) : 0;
     if (!err && pages < need)
-        err = -EFAULT; /* behind the end of the file */
+        err = -EFAULT; /* beyond the end of the file */
     if (!err && remap && !s->strict)
         err = arena_map_file(s->arena, kva, SF_EXTENT_SIZE, PROT_READ, o->fd, at);
     bool mapped = !err && !s->strict;
 
     if (mapped && madvise(kva + ((size_t)had << PAGE_SHIFT), (size_t)(pages - had) << PAGE_SHIFT,
                           MADV_POPULATE_READ) < 0) {
-        /* Old kernels have no such advice: the pages are then faulted in one by one, by the kernel. */
+        /* Old kernels lack this advice, and fault the pages in one by one. */
         if (errno == EFAULT || errno == EHWPOISON)
             err = vm_object_size(o) < at + (int64_t)need * (int64_t)PAGE_SIZE - (int64_t)PAGE_MASK
                       ? -EFAULT
@@ -525,7 +525,7 @@ sf_map_find(struct sf_map *s, uint64_t dev, uint64_t ino, vm_pindex_t pindex,
     return n;
 }
 
-/* page_out() - what of a page is taken */
+/* page_out() - list how a page is in use */
 static void
 page_out(const struct vm_page *m, out_fn *fn, void *arg)
 {
@@ -597,7 +597,7 @@ sf_map_count(struct sf_map *s, enum sf_counter counter, uint64_t n)
         break;
     case SF_TRIMMED:
     case SF_ALLOCFAIL:
-        /* The page refused is what counts, whether it trimmed the chunk or was its first. */
+        /* Count the refused page, whether it trimmed the chunk or was its first. */
         s->stats.sf_allocfail += n;
         break;
     case SF_RHPAGES_REQUESTED:

@@ -40,7 +40,7 @@ crhold(struct ucred *cr)
 void
 crfree(struct ucred *cr)
 {
-    /* The last holder sees what the others did: release on the way down, acquire at the bottom. */
+    /* Release on each drop and acquire on the last, so that the last holder sees what the others did. */
     if (__atomic_sub_fetch(&counted(cr)->refs, 1, __ATOMIC_ACQ_REL) == 0)
         free(counted(cr));
 }

@@ -9,7 +9,7 @@ _Atomic(struct machine *) machine_current_;
 
 static pthread_once_t watching = PTHREAD_ONCE_INIT;
 
-/* in_child() - calls without a context make a machine of the child's own */
+/* in_child() - calls without a context create a new machine for the child */
 static void
 in_child(void)
 {
@@ -41,7 +41,7 @@ machine_create(const struct machine_config *config, struct machine **out)
         return -ENOMEM;
     pthread_once(&watching, watch_forks);
 
-    /* Physical memory: the receive pages, the mbufs, and rings: 64 MiB hold those of sixteen queues. */
+    /* Physical memory for receive pages, mbufs and rings; 64 MiB hold the rings of sixteen queues. */
     struct arena_config ac = {
         .max_pages = max_pages + mbufs * MSIZE / PAGE_SIZE + 16384,
         .jumbo_slots = max_pages,
@@ -116,11 +116,11 @@ int
 machine_destroy(struct machine *m)
 {
     if (m->arena->inherited)
-        return 0; /* a forked child: it is the parent's, which may be at work on it */
+        return 0; /* in a forked child: it belongs to the parent, which may be using it */
     int err = machine_idle(m);
 
     if (!err)
-        err = sf_map_destroy(m->sf_map); /* -EBUSY while a file is open; nothing else was touched */
+        err = sf_map_destroy(m->sf_map); /* -EBUSY while a file is open, with nothing changed */
     if (err)
         return err;
     struct machine *gone = m;

@@ -32,12 +32,12 @@ user_area_create(struct arena *a, size_t npages, struct user_area **out)
     return 0;
 }
 
-/* give_back() - a page that is the area's: stolen from the jumbo pool, or taken from the arena */
+/* give_back() - free one of the area's pages: stolen from the jumbo pool, or allocated from the arena */
 static void
 give_back(struct vm_page *m)
 {
     if (m)
-        vm_page_free(m); /* not before the last hold on it is gone */
+        vm_page_free(m); /* deferred until its last hold is dropped */
 }
 
 void
@@ -50,7 +50,7 @@ user_area_destroy(struct user_area *u)
     free(u);
 }
 
-/* bind_page() - put a page at a place of the area; 0 or -errno with nothing changed */
+/* bind_page() - bind a page into the area; 0, or -errno with nothing changed */
 static int
 bind_page(struct user_area *u, size_t at, struct vm_page *m)
 {
@@ -64,10 +64,10 @@ bind_page(struct user_area *u, size_t at, struct vm_page *m)
 }
 
 /*
- * flippable() - may this piece go by remapping? (zero_copy(9))
+ * flippable() - may this piece be remapped? (zero_copy(9))
  *
- * Length, user address and buffer address are page multiples, the storage has exactly one reference,
- * and nobody peeks or holds the page.
+ * It may if length, user address and buffer address are page multiples, the storage has exactly one
+ * reference, the call does not peek, and the page is not held.
  */
 static bool
 flippable(struct user_area *u, const struct mbuf *m, size_t off, size_t len, int flags)
@@ -96,7 +96,7 @@ flippable(struct user_area *u, const struct mbuf *m, size_t off, size_t len, int
     return true;
 }
 
-/* flip() - the page of an mbuf goes to the user; false when the kernel refuses the mapping */
+/* flip() - give an mbuf's page to the user; false if the kernel refuses the mapping */
 static bool
 flip(struct user_area *u, const struct mbuf *m, size_t off)
 {
@@ -113,7 +113,7 @@ flip(struct user_area *u, const struct mbuf *m, size_t off)
     return true;
 }
 
-/* copy_in() - copy bytes into the area, on pages bound as needed; bytes copied, or -ENOMEM for none */
+/* copy_in() - copy bytes into the area, binding pages as needed; returns bytes copied, or -ENOMEM if none */
 static ssize_t
 copy_in(struct user_area *u, size_t off, const char *from, size_t len)
 {
@@ -132,7 +132,7 @@ copy_in(struct user_area *u, size_t off, const char *from, size_t len)
                     arena_pages_free(u->arena, m, 1);
                 break;
             }
-            /* It may have been anybody's: the user sees zeros where nothing was received. */
+            /* The page may hold old data: the user must see zeros where nothing was received. */
             memset(u->base + (at << PAGE_SHIFT), 0, PAGE_SIZE);
         }
         memcpy(u->base + off + done, from + done, part);

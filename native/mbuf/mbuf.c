@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* 256 mbufs to a slab: one mapping, sixteen pages. */
+/* A slab is one mapping of sixteen pages with 256 mbufs. */
 #define SLAB_BYTES ((size_t)65536)
 #define SLAB_MBUFS (SLAB_BYTES / MSIZE)
 
@@ -17,7 +17,7 @@ static _Thread_local struct depot_lookaside lookaside __attribute__((tls_model("
 
 /* ---- the zone ---- */
 
-/* grow() - one more slab; false when the limit or memory is reached. */
+/* grow() - add a slab; false if the limit or memory is exhausted. */
 static bool
 grow(struct mbuf_zone *z)
 {
@@ -67,7 +67,7 @@ mbuf_zone_destroy(struct mbuf_zone *z)
 {
     if (depot_free_count(&z->depot) != depot_total(&z->depot))
         return -EBUSY;
-    depot_fini(&z->depot); /* a thread that ends now leaves the mbufs alone */
+    depot_fini(&z->depot); /* an ending thread no longer touches the mbufs */
     while (z->slabs) {
         struct mbuf_slab *s = z->slabs;
 
@@ -149,9 +149,9 @@ take(struct mbuf_zone *z, void *site)
 }
 
 /*
- * mark_free() - a second free of an mbuf is caught by its flag, and named by where the first was
+ * mark_free() - mark an mbuf as free, so that a double free is detected, and record the call site
  *
- * Of what a free mbuf has no use for, the packet link keeps that. Data are no longer found through it.
+ * The packet link, unused in a free mbuf, holds the call site. The data pointer is cleared.
  */
 static inline void
 mark_free(struct mbuf *m, uint32_t flags, void *site)
@@ -215,14 +215,14 @@ mb_get_at(struct mbuf_zone *z, short type, bool pkthdr, void *site)
     return m;
 }
 
-/* get_like() - an mbuf of @m's zone, with a packet header when asked for */
+/* get_like() - an mbuf from @m's zone, with a packet header if requested */
 static struct mbuf *
 get_like(const struct mbuf *m, bool pkthdr, void *site)
 {
     return pkthdr ? gethdr(m->m_zone, site) : get(m->m_zone, site);
 }
 
-/* refuse() - say what is wrong with a call, and where the mbuf was taken and freed */
+/* refuse() - report what is wrong with a call, and where the mbuf was allocated and freed */
 static COLD void
 refuse(const struct mbuf *m, enum misuse_kind kind, void *site)
 {
@@ -231,7 +231,7 @@ refuse(const struct mbuf *m, enum misuse_kind kind, void *site)
     arena_report_sites(m->m_zone->arena, kind, m, m->m_hdr.mh_alloc_site, freed, site);
 }
 
-/* is_mbuf() - may it be one? Only the arenas' own memory holds any. */
+/* is_mbuf() - could it be one? Only the arenas' own memory holds mbufs. */
 static inline bool
 is_mbuf(const struct mbuf *m)
 {
@@ -240,7 +240,7 @@ is_mbuf(const struct mbuf *m)
     return a && arena_region_at(a, m) == REGION_KMEM && (uintptr_t)m % MSIZE == 0;
 }
 
-/* count_copy() - every byte that moves from one mbuf's storage to another's is counted */
+/* count_copy() - count the bytes copied from one mbuf's storage to another's */
 static void
 count_copy(const struct mbuf *m, size_t bytes)
 {
@@ -277,13 +277,13 @@ ext_refs(const struct mbuf *m)
     return __atomic_load_n(&m->m_ext.ext_owner->m_ext.ext_count, __ATOMIC_ACQUIRE);
 }
 
-/* ext_share() - @n gets a window of @m's storage and inherits read-only */
+/* ext_share() - let @n share @m's storage and inherit M_RDONLY */
 static void
 ext_share(struct mbuf *n, struct mbuf *m)
 {
     struct mbuf *owner = m->m_ext.ext_owner;
 
-    /* We hold a reference, so the count is not zero: nothing has to be ordered by taking another. */
+    /* We hold a reference, so the count is not zero, and taking another needs no ordering. */
     __atomic_fetch_add(&owner->m_ext.ext_count, 1, __ATOMIC_RELAXED);
     n->m_ext.ext_buf = m->m_ext.ext_buf;
     n->m_ext.ext_size = m->m_ext.ext_size;
@@ -295,8 +295,8 @@ ext_share(struct mbuf *n, struct mbuf *m)
 /*
  * free_ext() - free an mbuf with external storage
  *
- * The count lives in the first owner, whose body therefore stays until the last reference is
- * dropped, by whomever: he then runs the free routine and frees the owner's body along with his own.
+ * The count lives in the first owner, whose mbuf therefore stays until the last reference is
+ * dropped. Whichever mbuf drops it runs the free routine and frees the owner along with itself.
  */
 static void
 free_ext(struct mbuf *m, void *site)
@@ -304,7 +304,7 @@ free_ext(struct mbuf *m, void *site)
     struct mbuf *owner = m->m_ext.ext_owner;
     uint32_t *count = &owner->m_ext.ext_count;
 
-    /* The only holder needs no read-modify-write: nobody else can add a reference. */
+    /* A sole holder needs no read-modify-write, as no one else can add a reference. */
     if (__atomic_load_n(count, __ATOMIC_ACQUIRE) != 1) {
         if (owner == m)
             mark_free(m, m->m_flags, site);
@@ -369,7 +369,7 @@ m_writable(const struct mbuf *m)
     return !(m->m_flags & M_RDONLY) && (!(m->m_flags & M_EXT) || ext_refs(m) == 1);
 }
 
-/* storage() - where an mbuf's bytes may lie */
+/* storage() - where an mbuf's data may lie */
 static char *
 storage(const struct mbuf *m, size_t *size)
 {
@@ -436,14 +436,14 @@ m_cat(struct mbuf *m, struct mbuf *n)
     m->m_next = n;
 }
 
-/* move_pkthdr() - the packet header goes from @m to @n, which has no data yet */
+/* move_pkthdr() - move the packet header from @m to @n, which has no data yet */
 static void
 move_pkthdr(struct mbuf *n, struct mbuf *m)
 {
     n->m_pkthdr = m->m_pkthdr;
     n->m_flags |= M_PKTHDR | (m->m_flags & (M_BCAST | M_MCAST | M_EOR));
     n->m_data = n->m_pktdat;
-    /* In-line data of @m stay where they are: with the header gone the window only gets wider. */
+    /* Internal data of @m stay in place: without the header there is only more room. */
     m->m_flags &= ~(uint32_t)M_PKTHDR;
 }
 
@@ -467,7 +467,7 @@ m_copym(struct mbuf *m, int off, int len, int how)
         if (m == NULL || off > m->m_len) {
             if (len == M_COPYALL || len == 0)
                 break;
-            goto fail; /* the window leaves the chain */
+            goto fail; /* the range exceeds the chain */
         }
         int n = m->m_len - off < len ? m->m_len - off : len;
         struct mbuf *c = get_like(m, pkthdr && top == NULL, RETURN_SITE());
@@ -480,7 +480,7 @@ m_copym(struct mbuf *m, int off, int len, int how)
             ext_share(c, m);
             c->m_data = m->m_data + off;
         } else if (n > m_trailingspace(c)) {
-            /* In-line bytes of an mbuf without a header do not all fit behind one: two mbufs. */
+            /* Internal data of an mbuf without a header may not fit after a header: use two mbufs. */
             n = m_trailingspace(c);
             memcpy(c->m_data, m->m_data + off, (size_t)n);
             count_copy(m, (size_t)n);
@@ -571,7 +571,7 @@ m_split(struct mbuf *m0, int len0, int how)
         end->m_next = m->m_next;
     } else {
         n = m->m_next;
-        if (n == NULL) /* the cut is at the very end: an empty tail, as for a packet */
+        if (n == NULL) /* the cut is at the end: return an empty tail, as for a packet */
             n = get(m0->m_zone, RETURN_SITE());
         if (n == NULL)
             return NULL;
@@ -595,7 +595,7 @@ m_pullup(struct mbuf *m, int len)
         return m;
     struct mbuf *n = m;
 
-    /* Use the head when its bytes are in it and there is room behind them; else put a new one in front. */
+    /* Use the first mbuf if its data are internal and there is room after them; otherwise prepend one. */
     if ((m->m_flags & M_EXT) || m_trailingspace(m) < len - m->m_len) {
         n = get(m->m_zone, RETURN_SITE());
         if (n == NULL)
@@ -645,7 +645,7 @@ m_adj(struct mbuf *m0, int req_len)
             len -= part;
         }
     } else {
-        /* -INT_MIN is no int. */
+        /* -INT_MIN does not fit an int. */
         int keep = -(int64_t)req_len < total ? total + req_len : 0;
 
         total = keep;
