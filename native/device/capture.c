@@ -10,8 +10,8 @@
 #include "device/shim.h"
 
 /*
- * Records go into a byte ring. Queues run on threads of their own and share it: they take a lock for
- * the length of a copy. The reader takes none: it owns the tail, the writers own the head.
+ * Records go into a byte ring. Queues on different threads share it, and hold a lock for the length
+ * of a copy. The reader needs no lock: it owns the tail, and the writers own the head.
  */
 struct capture {
     struct shim shim;
@@ -19,7 +19,7 @@ struct capture {
     size_t size;
     char *ring;
     struct spin lock;
-    _Atomic size_t head, tail; /* never wrapped */
+    _Atomic size_t head, tail; /* these do not wrap */
     struct capture_stats stats;
 };
 
@@ -49,7 +49,7 @@ ring_read(const struct capture *c, size_t at, void *data, size_t len)
     memcpy((char *)data + part, c->ring, len - part);
 }
 
-/* One frame as segments, its header cut off the first. */
+/* One frame as segments, without its header. */
 struct frame {
     struct capture *capture;
     struct vq_seg seg[NET_TX_SEGS];
@@ -58,7 +58,7 @@ struct frame {
     uint32_t caplen;
 };
 
-/* copy_frame() - under a guard: on the way out the pages may be a file's that has shrunk */
+/* copy_frame() - copy under a guard, as transmitted pages may belong to a file that has shrunk */
 static int
 copy_frame(void *arg)
 {
@@ -102,7 +102,7 @@ keep(struct shim *s, unsigned queue, struct frame *f, bool outbound)
         f->at = head + sizeof(r);
         f->caplen = r.caplen;
         if (guard_run(copy_frame, f) < 0) {
-            /* The bytes are gone: the record says that there was a frame, and of what length. */
+            /* The bytes are lost: the record says only that there was a frame, and its length. */
             r.caplen = 0;
             need = sizeof(r);
         }

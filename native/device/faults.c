@@ -10,21 +10,21 @@
 #include "base/in_cksum.h"
 #include "device/shim.h"
 
-/* Longest frame with its header, for the copy that a corrupted transmit frame needs. */
+/* Longest frame with its header: the copy that a corrupted transmit frame needs. */
 #define SCRATCH_BYTES (NET_FRAME_MAX + sizeof(struct net_hdr))
 #define SCRATCHES 4u
-/* How many frames a reordered one lets pass, at most. */
+/* Most frames that overtake a reordered one. */
 #define REORDER_MAX 8u
 
-/* A queue belongs to a thread, with all that its faults depend on. */
+/* A queue belongs to one thread, including the state of its faults. */
 struct faults_queue {
     uint64_t rng;
     struct faults_stats stats;
     struct shim_rx *rx_kept; /* delayed and reordered frames, soonest due first */
     struct shim_tx *tx_kept;
-    struct shim_tx *late;        /* completions to come */
-    uint64_t rx_count, tx_count; /* frames seen: what reordering counts in */
-    uint32_t stall;              /* polls still to sit out */
+    struct shim_tx *late;        /* completions to deliver later */
+    uint64_t rx_count, tx_count; /* frames seen; the unit of reordering */
+    uint32_t stall;              /* polls left to skip */
     char *scratch;
     struct shim_tx *scratch_user[SCRATCHES];
 };
@@ -51,7 +51,7 @@ faults_of(struct shim *s)
     return (struct faults *)(void *)s;
 }
 
-/* rnd() - xorshift64*: the same seed, the same faults */
+/* rnd() - xorshift64*: the same seed gives the same faults */
 static uint32_t
 rnd(struct faults_queue *q, uint32_t below)
 {
@@ -61,14 +61,14 @@ rnd(struct faults_queue *q, uint32_t below)
     return (uint32_t)(((q->rng * 0x2545f4914f6cdd1du >> 32) * below) >> 32);
 }
 
-/* strikes() - does this fault strike now? It is counted when it is done. */
+/* strikes() - does this fault occur now? It is counted once it is done. */
 static bool
 strikes(struct faults_queue *q, const uint32_t *rate, enum fault kind)
 {
     return rate[kind] != 0 && rnd(q, FAULT_RATE_ONE) < rate[kind];
 }
 
-/* happens() - for a fault that cannot fail: does it strike? Counted. */
+/* happens() - does this fault, which cannot fail, occur now? Counts it. */
 static bool
 happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum fault kind)
 {
@@ -80,11 +80,11 @@ happens(struct faults_queue *q, const uint32_t *rate, uint64_t *count, enum faul
 }
 
 /*
- * finish_sum() - make the checksum that was left for later, as it is on a wire; one super-frame, one sum
- * @seg: a frame with its header in front, the header in one piece
+ * finish_sum() - complete a partial checksum, as on a wire; a super-frame gets one sum
+ * @seg: a frame after its header, which is in one piece
  *
- * Before a bit is turned: whoever is told that a sum is still to be made does not look at it, and would
- * take the frame as it is.
+ * Call it before flipping a bit: a receiver does not check a partial checksum, and would accept the
+ * corrupted frame.
  */
 static void
 finish_sum(const struct vq_seg *seg, unsigned n)
@@ -132,7 +132,7 @@ rx_bytes(const struct shim_rx *r)
     return sum;
 }
 
-/* rx_corrupt() - turn one of the bits behind the header */
+/* rx_corrupt() - flip one of the bits after the header */
 static void
 rx_corrupt(struct faults_queue *q, struct shim_rx *r, uint32_t at)
 {
@@ -147,7 +147,7 @@ rx_corrupt(struct faults_queue *q, struct shim_rx *r, uint32_t at)
     ((char *)seg[i].addr)[at] ^= (char)(1 << rnd(q, 8));
 }
 
-/* rx_cut() - keep the first @len bytes; buffers that fall empty go back to the inner device */
+/* rx_cut() - keep the first @len bytes; emptied buffers go back to the inner device */
 static void
 rx_cut(struct shim *s, unsigned queue, struct shim_rx *r, uint32_t len)
 {
@@ -206,7 +206,7 @@ rx_duplicate(struct shim *s, unsigned queue, const struct shim_rx *r)
     return d;
 }
 
-/* keep_rx() - put a frame aside until @due; the list is kept in the order of being due */
+/* keep_rx() - keep a frame until @due; the list is sorted by due time */
 static void
 keep_rx(struct faults_queue *q, struct shim_rx *r, uint64_t due)
 {
@@ -281,7 +281,7 @@ keep_tx(struct shim_tx **list, struct shim_tx *c, uint64_t due)
     *list = c;
 }
 
-/* send_corrupted() - send a copy with one bit turned: the pages themselves may be a file's */
+/* send_corrupted() - send a copy with one bit flipped, because the pages may belong to a file */
 static bool
 send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
 {
@@ -301,7 +301,7 @@ send_corrupted(struct faults *f, unsigned queue, struct shim_tx *c)
 
     for (unsigned i = 0; i < c->n; off += (uint32_t)c->seg[i++].len) {
         if (guard_copy(to + off, c->seg[i].addr, c->seg[i].len) < 0)
-            return false; /* of a file that shrank: the device finds the same, and says so */
+            return false; /* a file shrank: the device will find and report the same */
     }
     arena_count_copy(f->shim.arena, len);
     finish_sum(&(struct vq_seg){to, len}, 1);
@@ -334,7 +334,7 @@ static void
 send_or_done(struct shim *s, unsigned queue, struct shim_tx *c)
 {
     if (!shim_tx_send(s, queue, c, NULL, 0))
-        shim_tx_done(s, queue, c); /* no room inside: lost, as on a wire */
+        shim_tx_done(s, queue, c); /* no room in the inner ring: lost, as on a wire */
 }
 
 static void

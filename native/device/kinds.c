@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The devices, in one table: the Python package, the commands and the tests ask it what there is. */
+/* The table of devices, which the Python package, the commands and the tests read. */
 #include "device/device.h"
 
 const struct device_kind device_kinds[] = {
@@ -17,7 +17,7 @@ const struct device_kind device_kinds[] = {
         .automatic = 2,
     },
     {
-        /* It takes a kernel thread on another CPU: a program has to ask for it by name. */
+        /* It uses a kernel thread on another CPU, so it must be requested by name. */
         .name = "vhost_net",
         .does = "is the kernel's own virtio NIC; chosen by name only",
         .create = vhost_net_create,

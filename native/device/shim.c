@@ -13,11 +13,11 @@ post_inner(struct shim_queue *q, struct shim_buffer *b)
 {
     struct vq_seg seg = {b->addr, b->len};
 
-    /* There is room: the inner ring is as large as the outer one, each buffer is on it once. */
+    /* There is room: the inner ring is as large as the outer one, and holds each buffer once. */
     vq_driver_add(&q->inner_rx, &seg, 0, 1, b);
 }
 
-/* relay_posted() - what the driver posted goes to the inner ring, but for the spares */
+/* relay_posted() - move the driver's posted buffers to the inner ring, except the spares */
 static int
 relay_posted(struct shim *s, struct shim_queue *q)
 {
@@ -79,7 +79,7 @@ shim_rx_drop(struct shim *s, unsigned queue, struct shim_rx *f)
     free(f);
 }
 
-/* collect() - one frame that the inner device gave; NULL when there is none */
+/* collect() - collect one frame from the inner device; NULL if there is none */
 static struct shim_rx *
 collect(struct shim_queue *q)
 {
@@ -91,7 +91,7 @@ collect(struct shim_queue *q)
     struct shim_rx *f = calloc(1, sizeof(*f));
 
     if (f == NULL) {
-        /* No memory to carry it: the frame is lost, its buffer is not. */
+        /* No memory to describe it: the frame is lost, but not its buffer. */
         post_inner(q, b);
         return NULL;
     }
@@ -201,7 +201,7 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
     for (unsigned i = 0; i < budget && (f = collect(q)) != NULL; i++)
         s->ops->rx(s, queue, f);
     vq_driver_publish(&q->inner_rx);
-    /* As nic_rx_burst(): it hears of dropped frames' buffers, and we of what comes from now on. */
+    /* As in nic_rx_burst(): tell the device of the dropped frames' buffers, and ask for new frames. */
     int told = device_posted(s->inner, queue);
 
     moved = told < 0 ? told : moved;
@@ -212,7 +212,7 @@ shim_poll(struct device *d, unsigned queue, unsigned budget)
         moved = -EPROTO;
     }
     vq_device_publish(&q->outer_rx);
-    if (send_inner(s, queue) == -EFAULT) /* what was kept and is due now */
+    if (send_inner(s, queue) == -EFAULT) /* kept frames that are due now */
         q->fault = true;
     vq_device_publish(&q->outer_tx);
     return moved;
@@ -246,7 +246,7 @@ shim_attach(struct device *d, struct device_attach *at)
         struct shim_queue *q = &s->q[i];
         struct vring *rx = at->queue[i].rx;
         struct vring *tx = at->queue[i].tx;
-        /* A chain may be sent twice: room for that. */
+        /* Room for sending every chain twice. */
         uint32_t tx_num = tx->num < VQ_NUM_MAX ? 2 * tx->num : tx->num;
 
         q->buffer = calloc(rx->num, sizeof(*q->buffer));
@@ -287,7 +287,7 @@ shim_detach(struct device *d)
     struct shim *s = shim_of(d);
     int err = s->inner->ops->detach(s->inner);
 
-    /* What is on the inner rings or kept is taken and not used on the outer ones: the driver's to reclaim. */
+    /* Frames on the inner rings or kept are taken but not used on the outer rings, so the driver reclaims them. */
     for (unsigned i = 0; i < s->nqueues; i++)
         queue_fini(&s->q[i]);
     return err;
@@ -301,7 +301,7 @@ shim_describe(struct device *d, struct device_info *out)
     s->inner->ops->describe(s->inner, out);
     out->name = s->name;
     for (unsigned i = 0; i < NIC_MAX_QUEUES; i++)
-        out->wake_fd[i] = -1; /* frames come through us when we are polled */
+        out->wake_fd[i] = -1; /* frames pass through us only when we are polled */
 }
 
 static void

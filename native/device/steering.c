@@ -23,7 +23,7 @@ attach(int fd, int prog)
 int
 tap_steer_by_byte(int fd, uint32_t offset)
 {
-    /* What it returns, the TAP takes modulo its queues. A load beyond the frame returns 0. */
+    /* The TAP takes the result modulo its queues. A load beyond the frame returns 0. */
     const struct bpf_insn code[] = {
         /* r6 = r1: the frame, where BPF_ABS looks for it */
         {.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_6, .src_reg = BPF_REG_1},
@@ -43,7 +43,7 @@ tap_steer_by_byte(int fd, uint32_t offset)
         return -errno;
     int err = attach(fd, prog);
 
-    close(prog); /* the TAP holds it */
+    close(prog); /* the TAP keeps it */
     return err;
 }
 

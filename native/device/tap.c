@@ -17,7 +17,7 @@
 #define TUN_F_USO6 0x40
 #endif
 
-/* tap_dup() - a non-blocking duplicate of a TAP queue's descriptor; -errno */
+/* tap_dup() - make a non-blocking duplicate of a TAP queue's descriptor; or -errno */
 static int
 tap_dup(int fd)
 {
@@ -43,7 +43,7 @@ tap_dup(int fd)
     return copy;
 }
 
-/* The kernel refuses an unknown bit with EINVAL: so each feature is tried with those before it. */
+/* The kernel refuses unknown bits with EINVAL, so each feature is tried with those before it. */
 static const struct {
     uint32_t offload;
     unsigned tun;
@@ -55,7 +55,7 @@ static const struct {
     {OFFLOAD_USO, TUN_F_USO4 | TUN_F_USO6}, /* only together */
 };
 
-/* tap_setup() - 12-byte headers, native byte order; @offloads cleared of what this kernel refuses */
+/* tap_setup() - 12-byte headers, native byte order; clears the @offloads that this kernel refuses */
 int
 tap_setup(int fd, uint32_t *offloads)
 {
@@ -70,7 +70,7 @@ tap_setup(int fd, uint32_t *offloads)
     if (ioctl(fd, TUNSETVNETLE, &little) < 0 && errno != EINVAL)
         return -errno;
     for (size_t i = 0; i < sizeof(feature) / sizeof(feature[0]); i++) {
-        /* Everything else stands on partial checksums. */
+        /* Everything else depends on partial checksums. */
         if (!(*offloads & feature[i].offload) || (i > 0 && !(got & OFFLOAD_CSUM)))
             continue;
         if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)(flags | feature[i].tun)) == 0) {
@@ -152,7 +152,7 @@ tap_detach(struct device *d)
 {
     struct tap *t = tap_of(d);
 
-    /* Nothing is under way between calls: what was taken from the rings is the driver's to reclaim. */
+    /* Nothing is in flight between calls, so the driver reclaims everything taken from the rings. */
     for (unsigned i = 0; i < t->nqueues; i++) {
         struct tap_queue *q = &t->q[i];
 
@@ -181,7 +181,7 @@ tap_attach(struct device *d, struct device_attach *at)
         uint32_t frame =
             at->frame_max == 0 || (at->offloads & super) ? NET_FRAME_MAX : at->frame_max;
 
-        /* One byte more: a frame that fills all the room was cut. */
+        /* One byte more, so that a frame that fills all the room is known to be cut. */
         q->need = sizeof(struct net_hdr) + frame + 1;
         vq_device_init(&q->rx, at->queue[i].rx);
         vq_device_init(&q->tx, at->queue[i].tx);
@@ -227,7 +227,7 @@ tap_take_posted(struct tap_queue *q)
     struct vq_seg seg;
     int got;
 
-    /* A posted buffer is one writable segment: that is how our driver half posts. */
+    /* A posted buffer is one writable segment, because our driver half posts it so. */
     while ((got = vq_device_get(&q->rx, &seg, 1, &c)) == 1) {
         struct tap_stack *s =
             q->header_bytes && c.in_len == q->header_bytes ? &q->header : &q->page;
@@ -272,7 +272,7 @@ tap_read_room(struct tap_queue *q, uint32_t page, uint32_t header, struct vq_seg
     *r = (struct tap_read){page, n, header, nseg, room};
     if (room >= q->need)
         return true;
-    /* Unless the ring has no more than these, or they are so small that no more can be offered. */
+    /* Unless the ring has only these, or they are too small for more to be offered. */
     return n > 0 && (have + q->header.size - header == q->page.size || nseg == TAP_READ_SEGS);
 }
 
@@ -286,7 +286,7 @@ tap_read_done(struct tap_queue *q, const struct tap_read *r, int64_t res)
     if (res < 0)
         return used;
     if ((size_t)res == r->room || (size_t)res < sizeof(*h)) {
-        /* Cut by the kernel without a word: drop it whole; the buffers stay ours. */
+        /* The kernel cut it silently: drop all of it, and keep the buffers. */
         counter_add(&q->stats.rx_truncated, 1);
         return used;
     }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The TAP by readv and writev: one system call a frame, straight from and to the posted pages. */
+/* The TAP through readv and writev: one system call per frame, directly from and to the posted pages. */
 #include <stdlib.h>
 
 #include "device/tap.h"
@@ -17,7 +17,7 @@ tap_rw_kick(struct device *d, unsigned queue)
         int64_t res = tap_write(q, seg, c.nout);
 
         if (tap_retry(res)) {
-            /* The frame stays on the ring: it goes out when the interface takes frames again. */
+            /* The frame stays on the ring until the interface accepts frames again. */
             vq_device_unget(&q->tx, 1);
             got = tap_error(q, (int)-res);
             break;

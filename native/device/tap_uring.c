@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The TAP in batches: what waits on the ring goes to the kernel as one io_uring submission of a WRITE or
- * WRITEV per frame, and comes as one of READs.
+ * The TAP in batches: one io_uring submission transmits all waiting frames, with a WRITE or WRITEV
+ * for each, and another receives frames with READs.
  *
- * The requests are neither linked nor asynchronous: the kernel makes them in order, within the system
- * call, and each is complete when it returns. So nothing is under way between two calls, and there is
- * nothing to cancel or to wait for at detach. (Linked writes cost half as much again as unlinked ones.)
+ * The requests are neither linked nor asynchronous: the kernel executes them in order within the
+ * system call, and all are complete when it returns. So nothing is in flight between two calls, and
+ * detach has nothing to cancel or wait for. (Linked writes cost half as much again as unlinked
+ * ones.)
  *
- * A batch of reads has to guess how many frames wait: twice as many as last time while all of them find
- * one, and no more than there were when one does not. A multishot read into provided buffers is no
- * match: the bare loops of tools/limits take 64 B by READs in batches in 0.87 of the time of read(2), by a
- * multishot read in 1.0, and 1514 B in 0.94 and 1.07.
+ * A batch of reads has to guess how many frames wait. The guess doubles while every read finds a
+ * frame, and falls to the number found when one does not. A multishot read into provided buffers is
+ * slower: in the bare loops of tools/limits, batched READs of 64 B take 0.87 of the time of read(2)
+ * and a multishot read 1.0; for 1514 B it is 0.94 and 1.07.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,23 +21,23 @@
 #include "ring/uring.h"
 
 #define BATCH 64u
-/* Below this a system call for each frame is cheaper than a submission for all of them. */
+/* For fewer frames, a system call each is cheaper than one submission for all. */
 #define BATCH_MIN 4u
-/* Segments of one batch; there is always room for a chain of the longest kind. */
+/* Segments of one batch; the longest chain always fits. */
 #define BATCH_SEGS (8 * NET_TX_SEGS)
 
 struct batch {
     struct uring ring;
     unsigned n, nseg;
-    uint16_t chain[BATCH];       /* head of each, on the way out */
-    struct tap_read read[BATCH]; /* on the way in */
+    uint16_t chain[BATCH];       /* transmit: head of each */
+    struct tap_read read[BATCH]; /* receive */
     uint16_t at[BATCH];          /* its first segment */
-    uint16_t count[BATCH];       /* of segments */
+    uint16_t count[BATCH];       /* its number of segments */
     int32_t res[BATCH];
     struct vq_seg seg[BATCH_SEGS];
 
-    unsigned guess;     /* frames that may wait in the kernel */
-    size_t frame_bytes; /* what one was long, last time */
+    unsigned guess;     /* frames that may be waiting in the kernel */
+    size_t frame_bytes; /* length of the last frames */
 };
 
 struct tap_uring {
@@ -53,7 +54,7 @@ tap_uring_of(struct device *d)
 
 /* ---- the ring ---- */
 
-/* stop() - no ring any more; the interface is let go of at once, not when the kernel gets round to it */
+/* stop() - close the ring; the interface is released at once, not whenever the kernel gets round to it */
 static void
 stop(struct batch *b)
 {
@@ -62,7 +63,7 @@ stop(struct batch *b)
     uring_destroy(&b->ring);
 }
 
-/* add() - one more request: @n segments that are behind those of the former ones */
+/* add() - add a request, with @n segments that follow those of the requests before it */
 static void
 add(struct batch *b, unsigned n)
 {
@@ -86,11 +87,11 @@ prepare(struct tap_uring *t, struct batch *b, int op, int opv)
         e->flags = IOSQE_FIXED_FILE;
         e->rw_flags = t->rw_flags;
         e->user_data = i;
-        b->res[i] = -EAGAIN; /* what is not made is to be made otherwise, or again */
+        b->res[i] = -EAGAIN; /* not executed: to be made again, or otherwise */
     }
 }
 
-/* submit() - make the requests of a batch; how many were made: always the first of them */
+/* submit() - submit a batch; returns how many requests were completed, always a prefix */
 static unsigned
 submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int opv)
 {
@@ -115,10 +116,10 @@ submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int op
         done += n;
         if (done == b->n)
             return done;
-        /* An error, and all that the kernel took is done: it takes no more, for lack of memory. */
+        /* An error, and all accepted requests are complete: the kernel takes no more, for lack of memory. */
         if (r < 0 && done + uring_pending(&b->ring) == b->n)
             break;
-        /* A kernel without IORING_SETUP_SUBMIT_ALL stops at a request that fails: go on behind it. */
+        /* A kernel without IORING_SETUP_SUBMIT_ALL stops at a failing request: continue after it. */
         r = uring_submit_and_wait(&b->ring, 1, 100000000);
     }
     stop(b);
@@ -127,7 +128,7 @@ submit(struct tap_uring *t, struct tap_queue *q, struct batch *b, int op, int op
 
 /* ---- receive ---- */
 
-/* offer() - room for @want frames, or for as many as there are buffers; how many */
+/* offer() - offer room for up to @want frames, as buffers allow; returns how many */
 static unsigned
 offer(struct tap_queue *q, struct batch *b, unsigned want)
 {
@@ -155,9 +156,9 @@ move(struct tap_stack *s, uint32_t to, uint32_t from)
 }
 
 /*
- * take() - frames of a batch of reads, in order; how many
+ * take() - take the frames of a batch of reads, in order; returns how many
  *
- * Buffers that were offered and not used stay on the stacks, in their order.
+ * Offered but unused buffers stay on the stacks, in order.
  */
 static unsigned
 take(struct tap_queue *q, struct batch *b, unsigned done, size_t *bytes)
@@ -199,7 +200,7 @@ tap_uring_poll(struct device *d, unsigned queue, unsigned budget)
     size_t bytes = 0;
     int err = 0;
 
-    /* Few frames, or few because they are long: one read each is cheaper. */
+    /* Few frames, or few because they are long: separate reads are cheaper. */
     if (b->guess < BATCH_MIN || b->frame_bytes > TAP_POLL_BYTES / BATCH_MIN || !t->rw_flags ||
         b->ring.fd < 0) {
         uint64_t before = q->stats.rx_bytes;
@@ -226,7 +227,7 @@ tap_uring_poll(struct device *d, unsigned queue, unsigned budget)
 
         moved += got;
         if (got < b->n) {
-            /* The first that did not work says why: an empty queue, or a mood of the TAP. */
+            /* The first that failed says why: an empty queue, or an error of the TAP. */
             for (unsigned i = 0; i < b->n && !err; i++)
                 err = b->res[i] < 0 ? tap_error(q, -b->res[i]) : 0;
             b->guess = moved;
@@ -240,7 +241,7 @@ tap_uring_poll(struct device *d, unsigned queue, unsigned budget)
 
 /* ---- transmit ---- */
 
-/* collect() - take chains off the ring while they fit; as vq_device_get() */
+/* collect() - take chains off the ring while they fit; returns like vq_device_get() */
 static int
 collect(struct tap_queue *q, struct batch *b)
 {
@@ -259,7 +260,7 @@ collect(struct tap_queue *q, struct batch *b)
     return got < 0 ? got : 0;
 }
 
-/* one_by_one() - a batch by system calls from @i on, up to the first frame that must stay on the ring */
+/* one_by_one() - send a batch by system calls from @i on, up to the first frame that must stay on the ring */
 static void
 one_by_one(struct tap_queue *q, struct batch *b, unsigned i)
 {
@@ -273,12 +274,12 @@ one_by_one(struct tap_queue *q, struct batch *b, unsigned i)
 }
 
 /*
- * settle() - give back what was sent or refused; what must stay on the ring stays
+ * settle() - return the frames that were sent or refused, and leave the others on the ring
  *
- * When the interface comes up in the middle of a batch, frames that were too early have others behind
- * them that went out: they are given back as refused, rather than sent out of order.
+ * If the interface comes up in the middle of a batch, later frames were sent although earlier ones
+ * were not. The earlier ones are returned as refused, rather than sent out of order.
  *
- * Return: 0, or what tap_error() says of the first that stays.
+ * Return: 0, or tap_error()'s result for the first frame that stays.
  */
 static int
 settle(struct tap_queue *q, struct batch *b, struct tap_sent *sum)
@@ -313,7 +314,7 @@ tap_uring_kick(struct device *d, unsigned queue)
 
         if (stays)
             err = stays;
-        /* Anything that stays on the ring stays for the next kick. */
+        /* Frames that stay on the ring wait for the next kick. */
     } while (!err && b->n > 0 && !tap_retry(b->res[b->n - 1]));
     vq_device_publish(&q->tx);
     return err ? err : tap_kicked(&sum);
@@ -324,8 +325,8 @@ tap_uring_kick(struct device *d, unsigned queue)
 /*
  * can_nowait() - does this kernel's TAP take RWF_NOWAIT? (Linux 6.4)
  *
- * An older one makes a write at once because the descriptor is non-blocking; to this one that is a
- * reason to wait in the background for room. No frame is sent: it is shorter than its header.
+ * Without it, older kernels write at once because the descriptor is non-blocking, but newer ones
+ * wait in the background for room. The probe sends no frame: it is shorter than the header.
  */
 static bool
 can_nowait(int fd)
@@ -384,8 +385,8 @@ tap_uring_create(const int *fds, unsigned nqueues, struct device **out)
             break;
         }
         /*
-         * Not bound to a thread: that would save 4 %, and then only that thread could let go of the
-         * interface, which need not be the one that closes the NIC.
+         * Not bound to a thread: that would save 4 %, but then only that thread could release the
+         * interface, and another thread may close the NIC.
          */
         err = uring_create(BATCH, 0, 0, &t->batch[i]->ring);
         if (!err)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The kernel's vhost-net as the NIC: its worker takes posted buffers and chains straight off our rings
- * and moves frames between them and the TAP. Nobody here wrote the other side.
+ * The kernel's vhost-net as the NIC: its worker takes posted buffers and chains directly from our
+ * rings and moves frames between them and the TAP. The device half is not our code.
  *
- * One vhost device for each queue pair; ring 0 receives, ring 1 transmits. Ring addresses and buffer
- * addresses are addresses of this process: the memory table maps each region of the arena onto itself,
- * whole, so that neither a pool that grows nor a file that is mapped changes it.
+ * One vhost device for each queue pair; ring 0 receives, ring 1 transmits. Ring and buffer
+ * addresses are addresses of this process: the memory table maps each whole region of the arena
+ * onto itself, so growing a pool or mapping a file does not change it.
  */
 #include <fcntl.h>
-/* The kernel's header brings a struct vring of its own along. */
+/* The kernel's header defines its own struct vring. */
 #define vring linux_vring
 #include <linux/vhost.h>
 #undef vring
@@ -31,7 +31,7 @@
 #define F_EVENT_IDX FEATURE(29)
 #define F_VERSION_1 FEATURE(32)
 
-/* How long a frame may be the next to go before it is looked at. */
+/* How long a frame may remain the next to send before it is checked. */
 #define STUCK_NS 1000000u
 
 enum {
@@ -40,25 +40,25 @@ enum {
     RINGS
 };
 
-/* What there can be news of. */
+/* Sources of events. */
 enum {
     NEWS_CALL, /* used receive buffers */
     NEWS_ERR,  /* a broken ring */
     NEWS_TAP,  /* the interface was deleted */
-    NEWS_LOOK, /* the transmit ring is to be looked at */
+    NEWS_LOOK, /* time to check the transmit ring */
 };
 
 struct vhost_queue {
     int fd;   /* of /dev/vhost-net */
     int news; /* an epoll instance with call[RX], err[], look and the TAP in it */
-    int look; /* a timer: whoever sleeps looks at the transmit ring when it is over */
+    int look; /* a timer: wakes a sleeper to check the transmit ring */
     int kick[RINGS], call[RINGS], err[RINGS];
     struct vring *ring[RINGS];
-    uint16_t seen[RINGS]; /* available index when last looked at */
+    uint16_t seen[RINGS]; /* available index at the last check */
     uint16_t done;        /* used index of the transmit ring when the timer was started */
-    bool looking;         /* it runs */
-    bool fault;           /* a frame was given up: the next kick says so */
-    int failed;           /* -errno, for good */
+    bool looking;         /* the timer is running */
+    bool fault;           /* a frame was given up; reported by the next kick */
+    int failed;           /* -errno, permanent */
 };
 
 struct vhost_net {
@@ -73,14 +73,14 @@ vhost_of(struct device *d)
     return (struct vhost_net *)(void *)d;
 }
 
-/* command() - an ioctl whose failure is an errno */
+/* command() - an ioctl; 0 or -errno */
 static int
 command(int fd, unsigned long request, void *arg)
 {
     return ioctl(fd, request, arg) < 0 ? -errno : 0;
 }
 
-/* share_memory() - the regions that rings, buffers and files lie in */
+/* share_memory() - register the regions of rings, buffers and files */
 static int
 share_memory(int fd, const struct arena *a)
 {
@@ -107,14 +107,14 @@ share_memory(int fd, const struct arena *a)
     return err;
 }
 
-/* features() - what our rings are made of */
+/* features() - the features that our rings need */
 static uint64_t
 features(bool event_idx)
 {
     return F_MRG_RXBUF | F_INDIRECT_DESC | F_VERSION_1 | (event_idx ? F_EVENT_IDX : 0);
 }
 
-/* negotiate() - all that we need or nothing; -EOPNOTSUPP when this kernel lacks a part */
+/* negotiate() - negotiate all that we need; -EOPNOTSUPP if this kernel lacks any of it */
 static int
 negotiate(int fd, uint64_t want)
 {
@@ -193,11 +193,11 @@ queue_close(struct vhost_queue *v)
 }
 
 /*
- * watch() - one descriptor for all that a sleeper has to be told
+ * watch() - make one descriptor for all events that wake a sleeper
  *
- * A TAP wakes whoever asks for EPOLLIN or EPOLLPRI with every frame and when it is deleted. Readable it
- * is with every frame, which is the worker's business; EPOLLPRI it never reports, and EPOLLERR
- * unasked, for a deleted interface. So EPOLLPRI hears of that and of nothing else.
+ * A TAP wakes pollers of EPOLLIN or EPOLLPRI on every frame and when it is deleted. EPOLLIN would
+ * be reported for every frame, which only concerns the worker; EPOLLPRI is never reported, and
+ * EPOLLERR always, for a deleted interface. So polling for EPOLLPRI reports only the deletion.
  */
 static int
 watch(struct vhost_queue *v, int tap)
@@ -269,7 +269,7 @@ vhost_detach(struct device *d)
     for (unsigned i = 0; i < n->tap.nqueues; i++) {
         struct vhost_queue *v = &n->v[i];
 
-        /* Without a backend the worker lets go of the ring; the call returns when it has. */
+        /* Without a backend the worker stops using the ring; the call returns once it has. */
         for (unsigned k = 0; k < RINGS && v->fd >= 0; k++) {
             struct vhost_vring_file none = {k, VHOST_FILE_UNBIND};
 
@@ -289,7 +289,7 @@ vhost_attach(struct device *d, struct device_attach *at)
 
     if (at->nqueues != n->tap.nqueues)
         return -EINVAL;
-    /* A frame that does not fit all buffers together: the worker would wait for more, for ever. */
+    /* If a frame exceeds all buffers together, the worker would wait for more for ever. */
     for (unsigned i = 0; i < at->nqueues; i++) {
         if (at->queue[i].rx->num < NET_FRAME_PAGES)
             return -ENOSPC;
@@ -308,10 +308,10 @@ vhost_attach(struct device *d, struct device_attach *at)
 }
 
 /*
- * notify() - wake the worker when it asked for it, and only then
+ * notify() - wake the worker only if it asked for it
  *
- * The driver has published by now; it asks us at every poll and kick, and with event_idx the ring says
- * whether what is new since the last time matters to the other side (virtio 1.x, 2.7.10).
+ * The driver has published by now, and calls us at every poll and kick. With event_idx the ring
+ * says whether the new entries matter to the other side (virtio 1.x, 2.7.10).
  */
 static void
 notify(struct vhost_net *n, unsigned queue, unsigned index)
@@ -330,7 +330,7 @@ notify(struct vhost_net *n, unsigned queue, unsigned index)
         counter_add(&n->tap.q[queue].stats.syscalls, 1);
 }
 
-/* read_all() - one byte of each page of a segment */
+/* read_all() - read one byte of each page of a segment */
 static int
 read_all(void *arg)
 {
@@ -344,9 +344,9 @@ read_all(void *arg)
 }
 
 /*
- * give_up() - if the worker cannot read all of a chain, let it read something, and the TAP refuse that
+ * give_up() - if the worker cannot read all of a chain, let it read something that the TAP refuses
  *
- * The header first: by the time the worker can read the rest, it says that the frame is none.
+ * The header first: by the time the worker can read the rest, the header makes the frame invalid.
  */
 static bool
 give_up(const struct vring *r, uint16_t head)
@@ -373,14 +373,15 @@ give_up(const struct vring *r, uint16_t head)
 }
 
 /*
- * unstick() - see that a frame which cannot be read does not hold up all behind it
+ * unstick() - keep an unreadable frame from blocking those after it
  *
- * A page of a file that shrank is gone. The worker (Linux 6.1 to 6.18) copies a frame of less than a page
- * before it sends it; where that fails it puts the chain back and begins again, for ever. It reads the
- * descriptors anew each time. Chains are used in order, so the one it is at is the first not used; those
- * behind it may be of the same file. Called STUCK_NS after watch_tx(), by a timer that also wakes who sleeps.
+ * If a file shrinks, its pages may no longer exist. The worker (Linux 6.1 to 6.18) copies a frame
+ * of less than a page before sending it; if that fails, it puts the chain back and tries again, for
+ * ever, reading the descriptors anew each time. Chains are used in order, so it is stuck at the
+ * first unused one; later ones may belong to the same file. Called STUCK_NS after watch_tx(), by a
+ * timer that also wakes a sleeper.
  *
- * A longer frame the worker drops, without a word to us.
+ * The worker silently drops a longer frame.
  */
 static void
 unstick(struct vhost_net *n, unsigned queue)
@@ -391,7 +392,7 @@ unstick(struct vhost_net *n, unsigned queue)
 
     if (__atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE) != v->done)
         return;
-    /* The first can be read: then it only takes its time, and those behind it are not looked at. */
+    /* The first is readable, so it is only slow, and those after it are not checked. */
     for (uint16_t at = v->done; at != end; at++) {
         if (give_up(r, r->avail->ring[at & (r->num - 1)])) {
             counter_add(&n->tap.q[queue].stats.tx_fault, 1);
@@ -402,7 +403,7 @@ unstick(struct vhost_net *n, unsigned queue)
     }
 }
 
-/* watch_tx() - while there are frames to go: have the ring looked at in a while */
+/* watch_tx() - while there are frames to send, schedule a check of the ring */
 static void
 watch_tx(struct vhost_net *n, unsigned queue)
 {
@@ -419,14 +420,14 @@ watch_tx(struct vhost_net *n, unsigned queue)
 }
 
 /*
- * read_news() - what happened since; 0, -EPROTO for a broken ring, -ENODEV for a TAP that is gone
- * @forget: the receive ring is looked at next, so that its call has done its work
+ * read_news() - process events; 0, -EPROTO for a broken ring, -ENODEV for a deleted TAP
+ * @forget: the receive ring is checked next, so clear its notification
  */
 static int
 read_news(struct vhost_net *n, unsigned queue, bool forget)
 {
     struct vhost_queue *v = &n->v[queue];
-    struct epoll_event e[5]; /* as many as there are sources */
+    struct epoll_event e[5]; /* one for each source */
     eventfd_t value;
     bool look = false;
 
@@ -435,13 +436,13 @@ read_news(struct vhost_net *n, unsigned queue, bool forget)
     int got = epoll_wait(v->news, e, 5, 0);
 
     for (int i = 0; i < got; i++) {
-        /* A worker whose TAP is gone complains as if of the ring: then that is no news. */
+        /* A worker whose TAP is deleted reports a ring error: then ignore that. */
         if (e[i].data.u32 == NEWS_TAP)
             v->failed = -ENODEV;
         else if (e[i].data.u32 == NEWS_ERR)
             v->failed = v->failed ? v->failed : -EPROTO;
         else if (e[i].data.u32 == NEWS_LOOK)
-            look = eventfd_read(v->look, &value) == 0; /* its counter is of the same form */
+            look = eventfd_read(v->look, &value) == 0; /* a timer's counter has the same format */
         else if (forget && eventfd_read(v->call[RX], &value) == 0)
             counter_add(&n->tap.q[queue].stats.syscalls, 1);
     }

@@ -11,7 +11,7 @@ struct walk {
     uint32_t off;
     uint32_t len;
     uint64_t sum;
-    caddr_t to; /* copy rather than sum, when set */
+    caddr_t to; /* if set, copy instead of summing */
 };
 
 static int
@@ -44,7 +44,7 @@ walk_chain(void *arg)
     return 0;
 }
 
-/* run_walk() - read-only storage may be a file's page, which can vanish: only then is a guard needed */
+/* run_walk() - use a guard only for read-only storage, which may be a file page and vanish */
 static int
 run_walk(struct walk *w)
 {
@@ -74,7 +74,7 @@ csum_guarded_copy(const struct mbuf *m, uint32_t off, uint32_t len, caddr_t to)
     return run_walk(&w);
 }
 
-/* field() - where the sum of a CSUM_PARTIAL packet lies; NULL when it is not in one mbuf */
+/* field() - the checksum field of a CSUM_PARTIAL packet; NULL if it is not within one mbuf */
 static unsigned char *
 field(const struct mbuf *m, bool *writable)
 {
@@ -105,7 +105,7 @@ csum_finish(struct mbuf *m)
     uint64_t sum = 0;
     bool writable;
     unsigned char *f = field(m, &writable);
-    /* What is summed includes the field, which holds the pseudo-header's part. */
+    /* The sum includes the field itself, which holds the pseudo-header's part. */
     int err = csum_chain(m, p->csum_start, (uint32_t)p->len - p->csum_start, &sum);
 
     if (err)

@@ -54,7 +54,7 @@ nic_rx_frames(struct nic *n, unsigned queue, struct frame *out, unsigned max)
     int got = nic_rx_burst(n, queue, m, max < BURST ? max : BURST);
     uint64_t now = got > 0 ? clock_wall() : 0;
 
-    /* Somebody who only receives gets back what he sent before, too. */
+    /* A caller that only receives also needs its earlier transmissions reaped. */
     nic_tx_reap(n, queue);
 
     for (int i = 0; i < got; i++) {
@@ -89,7 +89,7 @@ frames_free(struct frame *f, unsigned n)
     }
 }
 
-/* packet_of() - a chain of our own for a frame to send; NULL when out of mbufs or pages */
+/* packet_of() - make our own chain for a frame to send; NULL if out of mbufs or pages */
 static struct mbuf *
 packet_of(struct nic *n, const struct frame_tx *in)
 {

@@ -11,22 +11,22 @@
 #include "nic/csum.h"
 #include "nic/headers.h"
 
-/* Headers that are cut off: they and the device's go into an mbuf. */
+/* Longest headers to cut off: they and the device's header must fit into an mbuf. */
 #define HEADERS_MAX ((uint32_t)MHLEN - (uint32_t)sizeof(struct net_hdr))
 
-#define TCP_FIN_PSH 0x09 /* of the last frame only */
-#define TCP_CWR 0x80     /* RFC 3168, 6.1.2: of the first only */
+#define TCP_FIN_PSH 0x09 /* on the last frame only */
+#define TCP_CWR 0x80     /* RFC 3168, 6.1.2: on the first only */
 
-/* What all the frames of a super-frame have in common. */
+/* What all frames of a super-frame share. */
 struct cut {
     struct mbuf *m;
     struct headers h;
     uint8_t headers[HEADERS_MAX];
     uint32_t payload; /* bytes */
-    uint32_t size;    /* of it in each frame but the last */
+    uint32_t size;    /* payload of each frame but the last */
 };
 
-/* look() - find the headers; 0 or -errno */
+/* look() - find and check the headers; 0 or -errno */
 static int
 look(struct cut *c)
 {
@@ -47,7 +47,7 @@ look(struct cut *c)
     return 0;
 }
 
-/* fix_network() - lengths, identification and sum of frame @i; the sum of its pseudo header is returned */
+/* fix_network() - set lengths, identification and checksum of frame @i; returns the sum of its pseudo header */
 static uint16_t
 fix_network(const struct cut *c, uint8_t *f, uint32_t i, uint32_t part)
 {
@@ -73,7 +73,10 @@ fix_network(const struct cut *c, uint8_t *f, uint32_t i, uint32_t part)
     return csum_fold(csum_add(sum, tail, sizeof(tail), false));
 }
 
-/* fix_transport() - number, flags, length and sum of frame @i, which begins @off bytes into the payload */
+/*
+ * fix_transport() - set sequence number, flags, length and checksum of frame @i, which begins @off
+ * bytes into the payload
+ */
 static uint32_t
 fix_transport(const struct cut *c, uint8_t *f, uint32_t off, uint32_t part, uint16_t pseudo)
 {
@@ -97,7 +100,7 @@ fix_transport(const struct cut *c, uint8_t *f, uint32_t off, uint32_t part, uint
     return field;
 }
 
-/* frame() - frame @i, @part bytes of payload from @off on; NULL when out of mbufs */
+/* frame() - make frame @i, with @part bytes of payload from @off on; NULL if out of mbufs */
 static struct mbuf *
 frame(const struct cut *c, uint32_t i, uint32_t off, uint32_t part)
 {
@@ -105,7 +108,7 @@ frame(const struct cut *c, uint32_t i, uint32_t off, uint32_t part)
 
     if (m == NULL)
         return NULL;
-    m->m_data += sizeof(struct net_hdr); /* room in front for the device's */
+    m->m_data += sizeof(struct net_hdr); /* room for the device's header */
     memcpy(m->m_data, c->headers, c->h.payload);
     arena_count_copy(m->m_zone->arena, c->h.payload);
     m->m_len = (int32_t)c->h.payload;

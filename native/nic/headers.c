@@ -14,7 +14,7 @@ be16(const uint8_t *p)
     return (unsigned)p[0] << 8 | p[1];
 }
 
-/* transport() - a TCP or UDP header at @off, if it is there */
+/* transport() - parse a TCP or UDP header at @off, if there is one */
 static void
 transport(const uint8_t *f, uint32_t len, uint32_t off, struct headers *h)
 {
@@ -60,7 +60,7 @@ ipv6(const uint8_t *f, uint32_t len, uint32_t off, struct headers *h)
     h->network = off;
     h->protocol = f[off + 6];
     off += 40;
-    /* RFC 8200, section 4: each of these says what comes next, and its length in units of 8 bytes. */
+    /* RFC 8200, section 4: each gives the next header's type, and its own length in units of 8 bytes. */
     while (h->protocol == IPPROTO_HOPOPTS || h->protocol == IPPROTO_ROUTING ||
            h->protocol == IPPROTO_DSTOPTS) {
         if (off + 8 > len)

@@ -21,12 +21,12 @@
 struct nic_queue {
     struct vring rx_ring, tx_ring;
     struct vq_driver rx, tx;
-    struct net_hdr *tx_hdr; /* one for each head of the transmit ring, in kmem */
-    int device_fd;          /* readable when frames wait */
-    int timer_fd, epoll_fd; /* with coalescing: of both; otherwise -1 */
+    struct net_hdr *tx_hdr; /* one per head of the transmit ring, in kmem */
+    int device_fd;          /* readable while frames wait */
+    int timer_fd, epoll_fd; /* with coalescing: the timer, and both together; otherwise -1 */
     bool rx_copy;           /* nic_rx_copy() */
-    bool fresh;             /* frames came since it was last decided when to wake the consumer */
-    int wake_fd;            /* of a device that works on its own; -1 */
+    bool fresh;             /* frames came since the last decision when to wake the consumer */
+    int wake_fd;            /* if the device works on its own; or -1 */
     struct nic_queue_stats stats;
 };
 
@@ -44,8 +44,8 @@ struct nic {
 /* ---- receive ---- */
 
 /*
- * What is posted is a page, or with header split an mbuf whose inner bytes take the headers: it then
- * becomes the packet's first mbuf as it is. The cookie on the ring says which.
+ * A posted buffer is a page or, with header split, an mbuf whose internal bytes receive the headers
+ * and which then becomes the packet's first mbuf. The ring's cookie tells which.
  */
 static bool
 is_page(const struct nic *n, const void *buf)
@@ -60,7 +60,7 @@ buf_bytes(const struct nic *n, void *buf)
     return is_page(n, buf) ? jumbo_kva(n->jumbo, buf) : ((struct mbuf *)buf)->m_pktdat;
 }
 
-/* post() - put a buffer on the receive ring; it has room, for one goes in for each that came out */
+/* post() - put a buffer on the receive ring, which has room because one was taken out before */
 static void
 post(struct nic *n, struct nic_queue *q, void *buf)
 {
@@ -75,8 +75,8 @@ post(struct nic *n, struct nic_queue *q, void *buf)
 }
 
 /*
- * post_run() - put buffers on the receive ring so that the device, which fills the newest first, meets
- * them in ascending order: a read into neighbours is a read into one piece
+ * post_run() - post buffers in the order that lets the device, which fills the newest first, meet
+ * them in ascending order: it then reads adjacent ones as one piece
  */
 static void
 post_run(struct nic *n, struct nic_queue *q, void **buf, uint32_t count)
@@ -90,21 +90,21 @@ post_run(struct nic *n, struct nic_queue *q, void **buf, uint32_t count)
     }
 }
 
-/* buf_get() - a buffer for the ring; NULL when the pool is dry */
+/* buf_get() - allocate a buffer for the ring; NULL if the pool is empty */
 static void *
 buf_get(struct nic *n, bool page)
 {
     return page ? (void *)jumbo_alloc(n->jumbo, RETURN_SITE()) : (void *)mb_gethdr(n->mbufs);
 }
 
-/* alloc_fails() - is the next allocation to fail, as an injected fault? */
+/* alloc_fails() - should the next allocation fail, as an injected fault? */
 static bool
 alloc_fails(const struct nic *n, unsigned queue, bool tx)
 {
     return n->config.alloc_fails && n->config.alloc_fails(n->config.alloc_arg, queue, tx);
 }
 
-/* buf_put() - give back one that is on no ring */
+/* buf_put() - free a buffer that is on no ring */
 static void
 buf_put(struct nic *n, void *buf)
 {
@@ -114,7 +114,7 @@ buf_put(struct nic *n, void *buf)
         m_free(buf);
 }
 
-/* buf_retire() - give back one that was on the ring */
+/* buf_retire() - free a buffer that was on the ring */
 static void
 buf_retire(struct nic *n, void *buf)
 {
@@ -123,14 +123,14 @@ buf_retire(struct nic *n, void *buf)
     buf_put(n, buf);
 }
 
-/* What one received frame is made of, while it is in the driver's hands. */
+/* The buffers of a received frame while the driver handles it. */
 struct rx_frame {
     unsigned n;
     void *buf[NET_FRAME_BUFFERS];
     uint32_t len[NET_FRAME_BUFFERS];
 };
 
-/* harvest() - take one used frame off the ring; false when there is none or the ring is broken */
+/* harvest() - take one used frame off the ring; false if there is none or the ring is broken */
 static bool
 harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
 {
@@ -164,7 +164,7 @@ harvest(struct nic *n, struct nic_queue *q, struct rx_frame *f)
     return true;
 }
 
-/* recycle() - the buffers of a frame dropped or copied are posted again: never a hole in the ring */
+/* recycle() - post the buffers of a dropped or copied frame again, so that the ring stays full */
 static void
 recycle(struct nic *n, struct nic_queue *q, struct rx_frame *f)
 {
@@ -176,7 +176,7 @@ recycle(struct nic *n, struct nic_queue *q, struct rx_frame *f)
     counter_add(&q->stats.rx_recycled, f->n);
 }
 
-/* hdr_to_pkthdr() - what the device says of sums and segments, in the packet header */
+/* hdr_to_pkthdr() - translate the device's checksum and segmentation fields into the packet header */
 static void
 hdr_to_pkthdr(const struct net_hdr *h, struct pkthdr *p)
 {
@@ -206,7 +206,7 @@ hdr_to_pkthdr(const struct net_hdr *h, struct pkthdr *p)
     p->hdr_len = h->hdr_len;
 }
 
-/* attach_page() - the page becomes external storage of an mbuf */
+/* attach_page() - make the page external storage of an mbuf */
 static void
 attach_page(struct nic *n, struct mbuf *m, struct vm_page *pg, uint32_t len, uint32_t skip)
 {
@@ -225,7 +225,7 @@ count_split(struct nic_queue *q, const struct mbuf *m)
     struct headers h;
 
     if (m->m_next == NULL)
-        return; /* all of it lies in one buffer: nothing was split */
+        return; /* one buffer holds it all: nothing was split */
     headers_parse(m->m_data, (uint32_t)m->m_len, &h);
     if (h.payload == (uint32_t)m->m_len)
         counter_add(&q->stats.rx_split_hit, 1);
@@ -234,10 +234,10 @@ count_split(struct nic_queue *q, const struct mbuf *m)
 }
 
 /*
- * copy_frame() - a small frame as a copy in mbufs, for want of a page
- * @len: bytes of it, the device's header included
+ * copy_frame() - copy a small frame into mbufs, for lack of pages
+ * @len: its bytes, including the device's header
  *
- * The buffers stay the caller's. Return: the packet; NULL when it is too large, or when out of mbufs.
+ * The caller keeps the buffers. Return: the packet; NULL if it is too large, or if out of mbufs.
  */
 static struct mbuf *
 copy_frame(struct nic *n, const struct rx_frame *f, uint64_t len)
@@ -274,7 +274,7 @@ copy_frame(struct nic *n, const struct rx_frame *f, uint64_t len)
     return top;
 }
 
-/* set_pkthdr() - what is to know of a packet of @len bytes, from the device's header */
+/* set_pkthdr() - fill in the packet header of a packet of @len bytes, from the device's header */
 static void
 set_pkthdr(struct nic *n, unsigned queue, struct mbuf *top, const struct net_hdr *h, uint64_t len)
 {
@@ -285,12 +285,12 @@ set_pkthdr(struct nic *n, unsigned queue, struct mbuf *top, const struct net_hdr
 }
 
 /*
- * deliver() - turn a frame into a packet, its buffers replaced on the ring
+ * deliver() - turn a frame into a packet, and replace its buffers on the ring
  *
- * Everything that can fail is taken first: successors for the buffers, mbufs to carry the pages.
+ * Everything that can fail is allocated first: replacement buffers, and mbufs to carry the pages.
  *
- * Return: the packet; NULL when the frame was dropped and counted. Of a frame dropped or copied the
- * buffers are posted again.
+ * Return: the packet; NULL if the frame was dropped and counted. The buffers of a dropped or copied
+ * frame are posted again.
  */
 static struct mbuf *
 deliver(struct nic *n, unsigned queue, struct nic_queue *q, struct rx_frame *f)
@@ -385,11 +385,11 @@ back:
     return top;
 }
 
-/* ---- waking whoever waits ---- */
+/* ---- waking the consumer ---- */
 
 /*
- * rest() - the consumer may sleep now: what shall wake it?
- * @drained: it has taken all there was
+ * rest() - the consumer may sleep now: decide what wakes it
+ * @drained: it has taken all frames
  */
 static void
 rest(struct nic *n, struct nic_queue *q, bool drained)
@@ -408,7 +408,7 @@ rest(struct nic *n, struct nic_queue *q, bool drained)
             after = (uint16_t)n->config.coalesce_frames;
         q->fresh = false;
     }
-    /* More came before the device knew that we want to hear of it: say so ourselves. */
+    /* More frames came before the device knew that we want a notification: raise it ourselves. */
     if (q->wake_fd >= 0 && !q->rx.error && vq_driver_enable_notify(&q->rx, after))
         eventfd_write(q->wake_fd, 1);
 }
@@ -439,7 +439,7 @@ wait_fini(struct nic_queue *q)
         close(q->timer_fd);
 }
 
-/* is_parents() - in a forked child: the rings, and what is on them, are at work in the parent */
+/* is_parents() - in a forked child: the parent is using the rings and their contents */
 static bool
 is_parents(const struct nic *n)
 {
@@ -462,7 +462,7 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
         err = device_poll(n->device, queue, max);
     while (got < max && harvest(n, q, &f)) {
         if (q->rx.error) {
-            /* Whatever came back of the broken frame goes where it can do no harm. */
+            /* Put the parts of the broken frame where they can do no harm. */
             for (unsigned i = 0; i < f.n; i++)
                 buf_retire(n, f.buf[i]);
             break;
@@ -476,7 +476,7 @@ nic_rx_burst(struct nic *n, unsigned queue, struct mbuf **out, unsigned max)
     if (n->config.rx_low_water == 0 ||
         (uint16_t)(q->rx.published_idx - q->rx.used_idx) < n->config.rx_low_water)
         vq_driver_publish(&q->rx);
-    /* Only now, or a device that ran out of buffers and a driver that sleeps wait for each other. */
+    /* Only now; otherwise a device without buffers and a sleeping driver could wait for each other. */
     if (!q->rx.error) {
         int told = device_posted(n->device, queue);
 
@@ -513,7 +513,7 @@ reap(struct nic_queue *q)
     }
 }
 
-/* gso_of() - GSO type of a packet; the offload it needs in *@need; negative for nonsense */
+/* gso_of() - GSO type of a packet, and in *@need the offload for it; negative if invalid */
 static int
 gso_of(const struct pkthdr *p, uint32_t *need)
 {
@@ -536,9 +536,10 @@ gso_of(const struct pkthdr *p, uint32_t *need)
 }
 
 /*
- * is_tagged() - does a VLAN tag make the frame four bytes longer than the MTU says?
+ * is_tagged() - does a VLAN tag allow four bytes more than the MTU?
  *
- * Asked only of a frame that is too long otherwise. An Ethernet header in pieces is one without a tag.
+ * Called only for frames that are too long otherwise. A fragmented Ethernet header counts as
+ * untagged.
  */
 static bool
 is_tagged(const struct mbuf *m)
@@ -550,7 +551,7 @@ is_tagged(const struct mbuf *m)
            ((type[0] == 0x81 && type[1] == 0x00) || (type[0] == 0x88 && type[1] == 0xa8));
 }
 
-/* check_tx() - may this packet go out? GSO type, the offload it needs in *@need; or a negative errno */
+/* check_tx() - check a packet; returns its GSO type, with the offload it needs in *@need, or a negative errno */
 static int
 check_tx(const struct nic *n, const struct mbuf *m, uint32_t *need)
 {
@@ -570,7 +571,7 @@ check_tx(const struct nic *n, const struct mbuf *m, uint32_t *need)
         link_max += ETHER_VLAN_LEN;
     if (gso == NET_HDR_GSO_NONE)
         return len > link_max ? -EMSGSIZE : 0;
-    /* The kernel sums each segment anew: a super-frame without a partial sum means nothing. */
+    /* The kernel checksums each segment anew, so a super-frame without a partial sum is invalid. */
     if (!(p->csum_flags & CSUM_PARTIAL) || p->tso_segsz == 0 || p->hdr_len < ETHER_HDR_LEN ||
         p->hdr_len > len)
         return -EINVAL;
@@ -580,15 +581,15 @@ check_tx(const struct nic *n, const struct mbuf *m, uint32_t *need)
 }
 
 /*
- * gather() - segments of a chain, with the device's header in front
+ * gather() - list the segments of a chain, with the device's header in front
  *
- * The header goes into the leading space of the first mbuf when it fits there and nobody else sees those
- * bytes: one segment less, which for a small frame is half of them. Otherwise @seg[0] is left to
- * the caller.
+ * The header goes into the leading space of the first mbuf if it fits there and the bytes are not
+ * shared. That saves a segment, which is half of a small frame's. Otherwise the caller fills in
+ * @seg[0].
  *
- * @lead: set to where the header goes; NULL: to @seg[0]
+ * @lead: where the header goes; set to NULL if it goes to @seg[0]
  *
- * Return: segments, the header's included; 0 when they are too many or not all in the arena.
+ * Return: segments, including the header's; 0 if they are too many or not all in the arena.
  */
 static unsigned
 gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg, char **lead)
@@ -614,7 +615,7 @@ gather(const struct nic *n, const struct mbuf *m, struct vq_seg *seg, char **lea
     return nseg;
 }
 
-/* linearize() - a copy of the packet in as few pages as it needs; NULL when out of them */
+/* linearize() - copy the packet into as few pages as possible; NULL if there are not enough */
 static struct mbuf *
 linearize(struct nic *n, struct nic_queue *q, struct mbuf *m)
 {
@@ -648,7 +649,7 @@ linearize(struct nic *n, struct nic_queue *q, struct mbuf *m)
     return NULL;
 }
 
-/* reserve() - are so many descriptors free, now or after a look at what is completed? 0 or -errno */
+/* reserve() - make sure that enough descriptors are free, reaping completed chains if needed; 0 or -errno */
 static int
 reserve(struct nic_queue *q, unsigned nseg)
 {
@@ -662,7 +663,7 @@ reserve(struct nic_queue *q, unsigned nseg)
     return -ENOBUFS;
 }
 
-/* finish_sum() - the sum of a packet that the device would not finish; 0 or -errno */
+/* finish_sum() - finish a checksum that the device does not; 0 or -errno */
 static int
 finish_sum(struct nic_queue *q, struct mbuf *m)
 {
@@ -675,7 +676,7 @@ finish_sum(struct nic_queue *q, struct mbuf *m)
     return err;
 }
 
-/* tx_packet() - one packet, as the device takes it, on the ring; as nic_tx() */
+/* tx_packet() - put one packet that the device accepts on the ring; otherwise like nic_tx() */
 static int
 tx_packet(struct nic *n, struct nic_queue *q, struct mbuf *m, int gso)
 {
@@ -714,11 +715,11 @@ tx_packet(struct nic *n, struct nic_queue *q, struct mbuf *m, int gso)
         h.hdr_len = p->hdr_len;
     }
     if (lead == NULL) {
-        /* The next head is the first free descriptor: its header slot is free with it. */
+        /* The next head is the first free descriptor, so its header slot is free too. */
         lead = (char *)&q->tx_hdr[q->tx.free_head];
         seg[0] = (struct vq_seg){lead, sizeof(h)};
     }
-    memcpy(lead, &h, sizeof(h)); /* of any alignment */
+    memcpy(lead, &h, sizeof(h)); /* may be unaligned */
     counter_add(&q->stats.tx_queued, 1);
     counter_add(&q->stats.tx_bytes, p->len);
     vq_driver_add(&q->tx, seg, nseg, 0, copy ? copy : m);
@@ -727,7 +728,7 @@ tx_packet(struct nic *n, struct nic_queue *q, struct mbuf *m, int gso)
     return 0;
 }
 
-/* tx_cut() - a super-frame that the device would not cut: all of its frames on the ring, or none */
+/* tx_cut() - cut a super-frame that the device does not, and put all of its frames on the ring, or none */
 static int
 tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
 {
@@ -736,7 +737,7 @@ tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
     unsigned nseg = 0;
     char *lead;
 
-    /* Whatever can go wrong with a frame goes wrong before the first is on the ring. */
+    /* Everything that can fail for any frame fails before the first is on the ring. */
     if (gather(n, m, seg, &lead) == 0) {
         copy = linearize(n, q, m);
         if (copy == NULL)
@@ -745,7 +746,7 @@ tx_cut(struct nic *n, struct nic_queue *q, struct mbuf *m)
     int err =
         alloc_fails(n, (unsigned)(q - n->q), true) ? -ENOMEM : gso_cut(copy ? copy : m, &list);
 
-    m_freem(copy); /* the frames hold its pages */
+    m_freem(copy); /* the frames hold references to its pages */
     if (err < 0)
         return err;
     for (const struct mbuf *f = list; f; f = f->m_nextpkt)
@@ -802,7 +803,7 @@ nic_tx_flush(struct nic *n, unsigned queue)
     int sent = 0;
 
     vq_driver_publish(&q->tx);
-    /* A device that works on its own may have something to tell of an earlier frame. */
+    /* A device that works on its own may have to report on an earlier frame. */
     if (vq_driver_outstanding(&q->tx) || q->wake_fd >= 0)
         sent = n->device->ops->kick(n->device, queue);
     reap(q);
@@ -849,7 +850,7 @@ queue_init(struct nic *n, struct nic_queue *q)
     return q->tx_hdr ? 0 : -ENOMEM;
 }
 
-/* drain() - after the device let go: give every page and chain of a queue back */
+/* drain() - after the device has detached: release every page and chain of a queue */
 static void
 drain(struct nic *n, struct nic_queue *q)
 {
@@ -880,14 +881,14 @@ destroy(struct nic *n)
     free(n);
 }
 
-/* ring_headers() - of the buffers on a receive ring, how many are for headers */
+/* ring_headers() - how many buffers on a receive ring are for headers */
 static uint32_t
 ring_headers(const struct nic *n)
 {
     return n->config.header_split ? n->config.rx_ring_size / 4 : 0;
 }
 
-/* fill() - the receive ring full of buffers; -ENOMEM when a pool is too small */
+/* fill() - fill the receive ring; -ENOMEM if a pool is too small */
 static int
 fill(struct nic *n, struct nic_queue *q)
 {
@@ -975,7 +976,7 @@ nic_attach(struct jumbo *j, struct mbuf_zone *z, struct device *d, const struct 
         if (n->q[i].wake_fd >= 0)
             vq_driver_enable_notify(&n->q[i].rx, 1);
         if (!err)
-            err = device_posted(d, i); /* it may begin */
+            err = device_posted(d, i); /* the device may begin */
     }
     if (err) {
         destroy(n);
@@ -994,7 +995,7 @@ nic_detach(struct nic *n)
     return 0;
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 int
 nic_wait_fd(const struct nic *n, unsigned queue)
@@ -1073,7 +1074,7 @@ nic_get_ring(const struct nic *n, unsigned queue, bool tx, struct nic_ring *out)
     const struct vring *r = tx ? &q->tx_ring : &q->rx_ring;
     const uint64_t *taken = tx ? &q->stats.tx_completed : &q->stats.rx_returned;
 
-    /* In this order, so that whatever goes on meanwhile, none is seen to be ahead of the next. */
+    /* Read in this order, so that no index appears ahead of the next, whatever happens meanwhile. */
     out->size = r->num;
     out->taken = (uint16_t)__atomic_load_n(taken, __ATOMIC_ACQUIRE);
     out->used = __atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE);

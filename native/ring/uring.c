@@ -43,7 +43,7 @@ reg(struct uring *u, unsigned op, const void *arg, unsigned n)
     return r < 0 ? -errno : 0;
 }
 
-/* setup() - the system call with as many of our wishes as the kernel knows; descriptor or -errno */
+/* setup() - make the system call with those of our flags that the kernel knows; returns a descriptor or -errno */
 static int
 setup(uint32_t entries, uint32_t cq_entries, unsigned flags, struct io_uring_params *p)
 {
@@ -104,7 +104,7 @@ uring_create(uint32_t entries, uint32_t cq_entries, unsigned flags, struct uring
         process_close(u.fd);
         return err;
     }
-    /* The rings are one for both: a forked child has no business in them. */
+    /* A forked child would share the rings, and must not use them. */
     madvise(u.rings, u.rings_bytes, MADV_DONTFORK);
     madvise(u.sqe, u.sqe_bytes, MADV_DONTFORK);
 
@@ -121,7 +121,7 @@ uring_create(uint32_t entries, uint32_t cq_entries, unsigned flags, struct uring
     u.cq_mask = p.cq_entries - 1;
     u.cqe = (struct io_uring_cqe *)(void *)(base + p.cq_off.cqes);
 
-    /* The indirection between ring and entries is of no use to us: entry i is always slot i. */
+    /* We do not use the indirection between ring and entries: entry i is always slot i. */
     uint32_t *array = (uint32_t *)(void *)(base + p.sq_off.array);
 
     for (uint32_t i = 0; i < p.sq_entries; i++)
@@ -173,7 +173,7 @@ uring_pending(const struct uring *u)
 int
 uring_submit(struct uring *u)
 {
-    /* Task work that is deferred to us runs only when we ask for events. */
+    /* Deferred task work runs only when we ask for events. */
     uint32_t flags = u->setup_flags & IORING_SETUP_DEFER_TASKRUN ? IORING_ENTER_GETEVENTS : 0;
 
     __atomic_store_n(u->sq_ktail, u->sq_tail, __ATOMIC_RELEASE);

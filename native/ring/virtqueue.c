@@ -18,8 +18,8 @@ store_release(uint16_t *p, uint16_t v)
 }
 
 /*
- * Ring entries and descriptors are shared with a side that may write at any time, if it is broken:
- * relaxed accesses make each load happen once, so that what was checked is what is used.
+ * The other side, if it is broken, may write to ring entries and descriptors at any time. Relaxed
+ * accesses load each value once, so that the value checked is the value used.
  */
 #define SHARED_LOAD(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 #define SHARED_STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
@@ -36,7 +36,7 @@ avail_event(const struct vring *r)
     return (uint16_t *)(void *)&r->used->ring[r->num];
 }
 
-/* event_passed() - did the index move over the event in going from @old to @now? (2.7.10) */
+/* event_passed() - did the index pass the event when it moved from @old to @now? (2.7.10) */
 static bool
 event_passed(uint16_t event, uint16_t now, uint16_t old)
 {
@@ -69,7 +69,7 @@ vring_create(struct arena *a, uint32_t num, bool event_idx, struct vring *out)
 {
     if (num < VQ_NUM_MIN || num > VQ_NUM_MAX || (num & (num - 1)))
         return -EINVAL;
-    /* Alignments 16, 2 and 4 (2.7); each area on cache lines of its own, so that the sides do not collide. */
+    /* Alignments 16, 2 and 4 (2.7); each area has its own cache lines, to avoid false sharing. */
     size_t desc = sizeof(struct vq_desc) * num;
     size_t avail = (sizeof(struct vq_avail) + 2 * ((size_t)num + 1) + 127) & ~(size_t)127;
     size_t used = sizeof(struct vq_used) + sizeof(struct vq_used_elem) * num + 2;
@@ -185,7 +185,7 @@ vq_driver_publish(struct vq_driver *q)
     return vring_should_kick(q->r, q->avail_idx, old);
 }
 
-/* give_back() - a chain's descriptors are free again; its cookie */
+/* give_back() - free a chain's descriptors; returns its cookie */
 static void *
 give_back(struct vq_driver *q, uint16_t head)
 {
@@ -255,7 +255,7 @@ vq_driver_enable_notify(struct vq_driver *q, uint16_t after)
 void
 vq_driver_disable_notify(struct vq_driver *q)
 {
-    /* With event_idx an event that lies behind us is not reached for a whole round: near enough to never. */
+    /* With event_idx, an event just behind us is not reached for a whole round, which is as good as never. */
     if (q->r->event_idx)
         SHARED_STORE(*used_event(q->r), (uint16_t)(q->used_idx - 1));
     else
@@ -302,7 +302,7 @@ vq_device_pending(struct vq_device *q)
     if (q->avail_cached == q->avail_idx && !q->error) {
         uint16_t now = load_acquire(&q->r->avail->idx);
 
-        /* Chains taken and not given back count: the driver has no more descriptors than the ring. */
+        /* Include chains taken but not returned: the driver has only as many descriptors as the ring. */
         if ((uint16_t)(now - q->used_idx) > q->num) {
             device_stop(q, VQ_ERR_INDEX_JUMP);
             return 0;
@@ -321,10 +321,11 @@ load_desc(const struct vq_desc *d)
 }
 
 /*
- * load_indirect() - a descriptor of an indirect table, which may lie where the arena has nothing mapped
+ * load_indirect() - read a descriptor of an indirect table, which may lie in an unmapped part of
+ * the arena
  *
- * By a system call, because that is refused instead of killing us. Our own driver half makes no indirect
- * chains: nothing of ours waits for it.
+ * It uses a system call, which fails instead of raising a signal. Our own driver half makes no
+ * indirect chains, so this is never on a hot path of ours.
  */
 static bool
 load_indirect(const struct vq_desc *table, uint32_t i, struct vq_desc *out)
