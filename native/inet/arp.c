@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* ARP for IPv4 over Ethernet, RFC 826: who has an address, and a cache of the answers. */
+/* ARP for IPv4 over Ethernet, RFC 826: requests, replies and a cache of the answers. */
 #include <string.h>
 
 #include "inet/inet_var.h"
@@ -13,7 +13,7 @@ arp_find(struct inet *in, uint32_t addr)
     return NULL;
 }
 
-/* queue_count() - a frame joins the queue of an entry, or leaves it */
+/* queue_count() - account for a frame that joins or leaves an entry's queue */
 static void
 queue_count(struct inet *in, const struct mbuf *m, bool joins)
 {
@@ -48,7 +48,7 @@ arp_drop(struct inet *in, struct arp_entry *e)
     memset(e, 0, sizeof(*e));
 }
 
-/* older() - is an entry to make room rather than another? Those that nobody ever answered for come first. */
+/* older() - should this entry be evicted before another? Entries that were never answered go first. */
 static bool
 older(const struct arp_entry *e, const struct arp_entry *than)
 {
@@ -57,7 +57,7 @@ older(const struct arp_entry *e, const struct arp_entry *than)
     return e->confirmed < than->confirmed;
 }
 
-/* arp_new() - an entry for an address; when all are in use, one of them makes room. */
+/* arp_new() - allocate an entry for an address, evicting another if all are in use. */
 static struct arp_entry *
 arp_new(struct inet *in, uint32_t addr)
 {
@@ -119,7 +119,7 @@ arp_request(struct inet *in, struct arp_entry *e)
     arp_send(in, ARP_REQUEST, e->addr, e->state == ARP_VALID ? e->mac : NULL, NULL);
 }
 
-/* arp_confirm() - a neighbour told us its address. */
+/* arp_confirm() - record the address that a neighbour gave. */
 static void
 arp_confirm(struct inet *in, struct arp_entry *e, const uint8_t *mac)
 {
@@ -167,8 +167,8 @@ arp_input(struct inet *in, struct mbuf *m)
     from = get32(arp + ARPH_SPA);
     to = get32(arp + ARPH_TPA);
     if (from == in->addr)
-        return; /* somebody claims to be us: nothing to learn */
-    /* RFC 826: what is known is brought up to date by any packet, and only who asks us is learned. */
+        return; /* another host claims our address: learn nothing */
+    /* RFC 826: any packet updates a known entry, but only requests to us create one. */
     e = from ? arp_find(in, from) : NULL;
     if (!e && from && op == ARP_REQUEST && to == in->addr && ip_nexthop(in, from) == from)
         e = arp_new(in, from);

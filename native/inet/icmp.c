@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* ICMP, RFC 792: answers to echo requests, and what destination unreachable means to TCP. */
+/* ICMP, RFC 792: answers echo requests, and passes destination unreachable to TCP. */
 #include <string.h>
 
 #include "inet/inet_var.h"
 
 /*
- * icmp_echo() - answer an echo request with the bytes it came with
+ * icmp_echo() - answer an echo request with its own data
  * @m: the frame; consumed
  *
- * New headers go in front; the data stay in the pages they arrived in.
+ * New headers go in front; the data stay in their receive pages.
  */
 static void
 icmp_echo(struct inet *in, struct mbuf *m, const struct ip_view *ip)
@@ -42,7 +42,7 @@ icmp_echo(struct inet *in, struct mbuf *m, const struct ip_view *ip)
     ip_output(in, ip->src, h);
 }
 
-/* icmp_unreach() - pass an error up; it carries the IP header and 8 bytes of what we sent. */
+/* icmp_unreach() - pass an error up; it quotes the IP header and 8 bytes of our packet. */
 static void
 icmp_unreach(struct inet *in, const struct ip_view *v)
 {

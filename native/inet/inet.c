@@ -11,7 +11,7 @@
 #define SNDBUF_DEFAULT (8u << 20)
 #define RCVBUF_DEFAULT (4u << 20)
 #define BUF_MIN 2048u
-#define BUF_MAX (512u << 20) /* half of what RFC 7323 allows a window to be */
+#define BUF_MAX (512u << 20) /* half of the largest window in RFC 7323 */
 
 static uint64_t
 clock_monotonic(void *arg)
@@ -84,7 +84,7 @@ inet_allow(struct inet *in, uint32_t *count, uint32_t limit)
     return (*count)++ < limit;
 }
 
-/* look_into() - was that error a file page that had gone? The next poll finds out whose. */
+/* look_into() - if the error was a missing file page, let the next poll find out whose. */
 static void
 look_into(struct inet *in, int rc)
 {
@@ -98,7 +98,7 @@ inet_flush(struct inet *in)
     if (!in->tx_dirty)
         return;
     in->tx_dirty = false;
-    /* A frame that the device refuses is a lost frame, which is what retransmission is for. */
+    /* A frame that the device refuses is lost, and retransmission recovers it. */
     look_into(in, nic_tx_flush(in->nic, in->queue));
 }
 
@@ -176,7 +176,7 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
     for (unsigned i = 0; i < TCP_HASH; i++)
         TAILQ_INIT(&in->hash[i]);
     mem_init(in, config->budget);
-    /* An acknowledgement that finds no page is the one that would free some. */
+    /* An acknowledgement that finds no page may be the one that would free some. */
     nic_rx_copy(n, in->queue, true);
     *out = in;
     return 0;
@@ -278,7 +278,7 @@ ether_input(struct inet *in, struct mbuf *m)
         }
         eth = head;
     }
-    /* A TAP passes up what is not for us as well. */
+    /* A TAP also passes up frames that are not for us. */
     if (!(eth[ETH_DST] & 1) && memcmp(eth + ETH_DST, in->mac, 6)) {
         in->stats.rx_other++;
         m_freem(m);
@@ -305,7 +305,7 @@ inet_poll(struct inet *in)
     in->now = in->clock(in->clock_arg);
     in->work = false;
     mem_look(in);
-    /* Of a device that works on its own: what it sent since need not wait for the next frame. */
+    /* If the device works on its own, reap what it has sent rather than wait for the next frame. */
     nic_tx_reap(in->nic, in->queue);
     for (unsigned round = 0; round < INET_BURSTS; round++) {
         n = nic_rx_burst(in->nic, in->queue, burst, INET_BURST);
@@ -315,15 +315,15 @@ inet_poll(struct inet *in)
         mem_look(in);
         for (int i = 0; i < n; i++)
             ether_input(in, burst[i]);
-        /* Once per burst: acknowledgements that came together open the window together. */
+        /* Once per burst, as acknowledgements that arrive together open the window together. */
         tcp_run_output(in);
         inet_flush(in);
         if (n < INET_BURST)
             break;
     }
     /*
-     * While frames are still waiting, an acknowledgement may be among them: a timer that fired now
-     * would retransmit what has arrived.
+     * While frames are waiting, an acknowledgement may be among them, and a timer that fired now
+     * would retransmit data that have arrived.
      */
     if (n == INET_BURST && ++in->timer_skips < INET_TIMER_SKIPS) {
         in->work = true;

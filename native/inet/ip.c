@@ -26,7 +26,7 @@ csum_mbuf(const struct mbuf *m, unsigned off, unsigned len, uint32_t init)
         }
         n = u32_min(have - off, len);
         part = csum_bytes(mtod(m, const uint8_t *) + off, n);
-        /* RFC 1071, 2(B): a part that starts at an odd place counts with its bytes swapped. */
+        /* RFC 1071, 2(B): a part at an odd offset counts with its bytes swapped. */
         sum += odd ? (uint16_t)(part << 8 | part >> 8) : part;
         odd ^= n & 1;
         len -= n;
@@ -84,7 +84,7 @@ ip_input(struct inet *in, struct mbuf *m)
         in->stats.rx_bad_csum++;
         goto bad;
     }
-    if (v.dst != in->addr) { /* broadcast, multicast, or meant for somebody else */
+    if (v.dst != in->addr) { /* broadcast, multicast, or for another host */
         inet_unclaimed(in, m);
         return;
     }

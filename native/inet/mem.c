@@ -1,45 +1,47 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The budget: how many pages and mbufs of the arena a stack may hold, and which queue gets how many.
+ * The budget: how many arena pages and mbufs a stack may hold, and how they are shared among its
+ * queues.
  *
- * What it holds are queues: of each connection what was received and not read, and what was sent and not
- * acknowledged; frames for inet_recv_unclaimed(); frames that wait for a neighbour's address. A queue
- * is owned by its connection or host, which says with mem_take() and mem_give() what it holds.
- * What the application has taken is its own; the budget only sees that the pool is emptier.
+ * It holds them in queues: for each connection, data received but not read and data sent but not
+ * acknowledged; frames for inet_recv_unclaimed(); and frames that wait for a neighbour's address.
+ * The connection or host that owns a queue accounts for it with mem_take() and mem_give(). What the
+ * application has taken does not count; the budget only sees that the pool has less left.
  *
- * The pool, less what the rings have, is divided by use (struct inet_pool):
+ * The pool, without the rings' buffers, is divided by use (struct inet_pool):
  *
  *     | limit: 3/4                              | floor: 1/8        | reserve: 1/8            |
  *     | any queue, up to its share              | the first page of | frames in the driver's  |
  *     |                                         | an empty queue    | hands, other users      |
  *
- * The share of a queue is twice what is left for everybody (the dynamic threshold of Choudhury and Hahne,
- * "Dynamic Queue Length Thresholds"): alone it may take two thirds of the limit, each of n that are full
- * has 2/(2n + 1), and 1/(2n + 1) always remains for one that comes later.
+ * The share of a queue is twice what is left for all (the dynamic threshold of Choudhury and Hahne,
+ * "Dynamic Queue Length Thresholds"): a single queue may take two thirds of the limit, each of n
+ * full queues has 2/(2n + 1), and 1/(2n + 1) always remains for a newcomer.
  *
- * Receiving: a window is a promise of pages. It never exceeds the share, begins small (`promise`: a 64th
- * of the limit), and grows by what arrives; what it promises beyond that is set aside (`promised`), so that all
- * promises can be kept. Only the beginnings of idle connections are promised more than once.
- * What then arrives in order beyond the limit is taken as far as there is room and dropped behind that, so
- * that its sender slows down; what arrives out of order beyond the share is dropped. When pages are
- * short, a small segment is copied behind the one before it, or into an mbuf of its own.
+ * Receiving: a window is a promise of pages. It never exceeds the share, starts small (`promise`: a
+ * 64th of the limit), and grows as data arrive. Pages for anything beyond the initial promise are
+ * set aside (`promised`), so that all promises can be kept. Only the initial windows of idle
+ * connections are overcommitted. Data in order beyond the limit are accepted while there is room,
+ * and the rest is dropped, so that the sender slows down; data out of order beyond the share are
+ * dropped. If pages are short, a small segment is copied behind the previous one, or into an mbuf
+ * of its own.
  *
  * Sending by copy waits until the share has room: tcp_copy_room().
  *
- * Nothing stands still, because a queue that holds nothing always gets something: a page of the floor, and
- * when that is used up too, the inside of an mbuf, of which there are more than twice as many as
- * connections may exist (max_conns).
+ * No connection stalls, because an empty queue always gets something: a page of the floor or, once
+ * that is used up, the inside of an mbuf. There are more than twice as many mbufs as connections
+ * (max_conns).
  */
 #include <errno.h>
 
 #include "inet/tcp_var.h"
 
-#define FLOOR_PAGES 2u  /* of the floor, for one empty queue */
-#define ASIDE_MAX 1024u /* floor and reserve, each; more would be idle */
+#define FLOOR_PAGES 2u  /* pages of the floor for one empty queue */
+#define ASIDE_MAX 1024u /* most for floor and reserve each; more would be idle */
 #define SPARSE_PAGES                                                                               \
-    8u /* a queue with more of them is compacted when they are less than a quarter full */
+    8u /* a queue with more pages is compacted if they are less than a quarter full */
 #define RELIEF_NS (100 * NS_PER_MS)
-#define RELIEF_IDLE NS_PER_S /* an orphan, or data out of order, that did not move for this long */
+#define RELIEF_IDLE NS_PER_S /* an orphan, or out-of-order data, without progress for this long */
 #define RETRY_NS (10 * NS_PER_MS)
 
 static void
@@ -62,7 +64,7 @@ mem_init(struct inet *in, uint32_t budget)
     pool_init(&in->page, pages > rings ? pages - rings : 0);
     if (budget)
         in->page.limit = u32_min(in->page.limit, budget);
-    /* Of mbufs, half: the rest carries frames, and the floor is one for each queue. */
+    /* Half of the mbufs: the others carry frames, and the floor is one for each queue. */
     in->mbuf = (struct inet_pool){.limit = (uint32_t)(mbufs / 2),
                                   .floor = (uint32_t)(mbufs / 4),
                                   .reserve = (uint32_t)(mbufs / 4)};
@@ -87,28 +89,28 @@ less(uint32_t a, uint32_t b)
     return a > b ? a - b : 0;
 }
 
-/* below_limit() - what may be taken before the limit, or the pool's own end, is reached */
+/* below_limit() - what may be taken before the limit or the end of the pool */
 static uint32_t
 below_limit(const struct inet_pool *p)
 {
     return u32_min(less(p->limit, p->used), less(p->free, p->reserve + p->floor));
 }
 
-/* below_floor() - what the queues that hold nothing may take beyond that */
+/* below_floor() - what empty queues may take beyond that */
 static uint32_t
 below_floor(const struct inet_pool *p)
 {
     return u32_min(less(p->limit + p->floor, p->used), less(p->free, p->reserve));
 }
 
-/* room() - what is left for everybody */
+/* room() - what is left for all */
 static uint32_t
 room(const struct inet_pool *p)
 {
     return less(below_limit(p), p->promised);
 }
 
-/* left() - what a queue may take that has @own already, promises included */
+/* left() - what a queue that already has @own may take, promises included */
 static uint32_t
 left(const struct inet_pool *p, uint32_t own, uint32_t have)
 {
@@ -151,8 +153,9 @@ tcp_mem_window(const struct tcp_conn *c)
     uint32_t least = 0;
 
     /*
-     * An empty queue always takes a segment or two, or the beginning. A peer sends none that the window
-     * holds only in part (RFC 9293 3.8.6.2.1) before its timer says so: the scale may cost nothing of it.
+     * An empty queue always takes a segment or two, or at least the start of one. Before its timer
+     * fires, a peer does not send a segment that only partly fits the window (RFC 9293 3.8.6.2.1),
+     * so rounding by the scale must not reduce it.
      */
     if (!c->rcv_pages && c->rcv_cc < (uint32_t)MLEN)
         least = (2 * c->rcv_mss + (1u << c->rcv_wscale) - 1) >> c->rcv_wscale << c->rcv_wscale;
@@ -239,16 +242,16 @@ tcp_copy_room(struct tcp_conn *c)
         return (uint32_t)u64_min(most, (uint64_t)pages * PAGE_SIZE);
     if (!c->snd_mbufs && mbufs)
         return u32_min(most, MHLEN);
-    /* Who waits is told by an acknowledgement; of what the application gives back nobody tells us. */
+    /* An acknowledgement wakes waiting senders, but nothing tells us when the application frees memory. */
     in->now = in->clock(in->clock_arg);
     inet_timer(in, in->now + RETRY_NS);
     in->stats.tx_no_memory++;
     return 0;
 }
 
-/* -- limits of their own, and what gives way when memory is short -- */
+/* -- separate limits, and what is given up when memory is short -- */
 
-/* give_up() - end a connection that nobody has a handle of */
+/* give_up() - end a connection without a user's handle */
 static void
 give_up(struct tcp_conn *c, uint64_t *count)
 {
@@ -262,7 +265,7 @@ first(struct inet *in, enum tcp_class class)
     return TAILQ_FIRST(&in->class[class].list);
 }
 
-/* trim() - no more of a class than this; the one that has not moved for the longest time goes first */
+/* trim() - limit a class to this many; the one idle for longest goes first */
 static void
 trim(struct inet *in, enum tcp_class class, uint32_t most, uint64_t *count)
 {
@@ -270,7 +273,7 @@ trim(struct inet *in, enum tcp_class class, uint32_t most, uint64_t *count)
         give_up(first(in, class), count);
 }
 
-/* relieve() - end orphans, and forget data out of order, that have not moved for a while */
+/* relieve() - end orphans, and drop out-of-order data, without progress for a while */
 static void
 relieve(struct inet *in)
 {
@@ -290,7 +293,7 @@ relieve(struct inet *in)
             tcp_reass_free(c);
             in->stats.rx_pruned++;
         }
-        /* What was given back by others, the application say, is promised again. */
+        /* Memory freed by others, such as the application, can be promised again. */
         tcp_rcv_tell(c);
     }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The table of connections, their beginning and end, and the calls of their users. */
+/* The connection table, opening and closing, and the user's calls. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +9,9 @@
 
 #define PORT_FIRST 49152u /* RFC 6335: the dynamic ports */
 #define PORT_COUNT 16384u
-#define SNDBUF_MANY 64u /* mbufs in a send buffer: from then on small sends share one */
+#define SNDBUF_MANY 64u /* with more mbufs in a send buffer, small sends share one */
 
-/* bucket() - keyed, so that a peer cannot choose names that fall together (multiply-shift hashing) */
+/* bucket() - keyed, so that a peer cannot choose colliding addresses and ports (multiply-shift hashing) */
 static struct tcp_list *
 bucket(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
 {
@@ -32,7 +32,7 @@ tcp_find(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port
     return NULL;
 }
 
-/* wscale() - what we offer: the least that can name the whole of the receive buffer */
+/* wscale() - the smallest scale that can express the whole receive buffer */
 static uint8_t
 wscale(const struct inet *in)
 {
@@ -57,7 +57,7 @@ tcp_new(struct inet *in, uint32_t peer, uint16_t peer_port, uint16_t local_port)
     c->peer_port = peer_port;
     c->local_port = local_port;
     c->nexthop = ip_nexthop(in, peer);
-    /* RFC 6528: a 4 us clock plus a keyed hash of the names; RFC 7323 7.1: timestamps likewise. */
+    /* RFC 6528: a 4 us clock plus a keyed hash of addresses and ports; RFC 7323 7.1: timestamps likewise. */
     c->iss = (uint32_t)(in->now / 4000) + (uint32_t)inet_hash(in, peer, peer_port, local_port, 1);
     c->ts_offset = tcp_ts_offset(in, peer);
     c->snd_una = c->snd_nxt = c->recover = c->iss;
@@ -145,7 +145,7 @@ class_of(const struct tcp_conn *c)
     return c->state == TCPS_TIME_WAIT ? TC_TIME_WAIT : TC_ORPHAN;
 }
 
-/* move_class() - to the end of a list, where those are that moved last */
+/* move_class() - move a connection to the end of its list, which is for the most recent progress */
 static void
 move_class(struct tcp_conn *c, enum tcp_class class)
 {
@@ -221,7 +221,7 @@ unqueue_output(struct tcp_conn *c)
 void
 tcp_run_output(struct inet *in)
 {
-    /* As many as there are now: those that come back want another turn. */
+    /* Only as many as there are now: those queued again wait for the next turn. */
     for (unsigned n = in->noutput; n; n--) {
         struct tcp_conn *c = TAILQ_FIRST(&in->output);
 
@@ -297,13 +297,13 @@ tcp_closed(struct tcp_conn *c, int error)
     tcp_set_state(c, TCPS_CLOSED);
     if (!c->error)
         c->error = error;
-    c->rcv_adv = c->rcv_nxt; /* nobody sends any more */
+    c->rcv_adv = c->rcv_nxt; /* the peer sends no more */
     tcp_mem_promise(c);
     for (unsigned t = 0; t < TT_COUNT; t++)
         c->timer[t] = NEVER;
     unqueue_output(c);
     tcp_sndbuf_free(c);
-    tcp_reass_free(c); /* what is in order can still be read */
+    tcp_reass_free(c); /* data in order can still be read */
     c->snd_una = c->snd_nxt;
     tcp_sb_reset(c);
 }
@@ -329,7 +329,7 @@ tcp_check_sndbuf(struct tcp_conn *c)
 {
     if (!c->snd_head || guard_run(touch, c->snd_head) == 0)
         return true;
-    /* The peer still waits for what is missing, and takes an RST only there: RFC 5961 3.2. */
+    /* The peer waits for the missing data, and accepts an RST only there: RFC 5961 3.2. */
     if (c->snd_una != c->snd_nxt)
         tcp_send_control(c, c->snd_una, TF_RST | TF_ACK);
     tcp_reset(c, EIO);
@@ -490,7 +490,7 @@ tcp_may_send(const struct tcp_conn *c)
         return -c->error;
     if (c->fin_wanted)
         return -EPIPE;
-    /* RFC 9293 3.10.2: in a simultaneous open too, to go out when the peer's answer has come. */
+    /* RFC 9293 3.10.2: also in a simultaneous open; it goes out when the peer has answered. */
     return c->state == TCPS_ESTABLISHED || c->state == TCPS_CLOSE_WAIT ||
                    c->state == TCPS_SYN_RECEIVED
                ? 0
@@ -514,13 +514,13 @@ tcp_send_starved(const struct tcp_conn *c)
            !tcp_mem_send_mbufs(c);
 }
 
-/* append_small() - put a few bytes behind those in the last mbuf, when there are many; frees @m */
+/* append_small() - if there are many mbufs, append a few bytes to the last one; frees @m */
 static bool
 append_small(struct tcp_conn *c, struct mbuf *m, unsigned len)
 {
     struct mbuf *t = c->snd_tail;
 
-    /* What is on the ring has a copy of the bytes inside an mbuf: those behind them are free. */
+    /* The ring has copies of the bytes inside an mbuf, so the space after them is free. */
     if (!t || c->snd_mbufs < SNDBUF_MANY || (t->m_flags & M_EXT) || m_trailingspace(t) < (int)len ||
         m_copydata(m, 0, (int)len, t->m_data + t->m_len))
         return false;
@@ -597,7 +597,7 @@ tcp_eof(const struct tcp_conn *c)
     return !c->rcv_cc && c->rcv_fin_done;
 }
 
-/* finish() - FIN after what is in the send buffer */
+/* finish() - queue a FIN after the contents of the send buffer */
 static void
 finish(struct tcp_conn *c)
 {
@@ -651,7 +651,7 @@ tcp_close(struct tcp_conn *c)
     default:
         break;
     }
-    /* RFC 2525 2.17: a peer whose data nobody will read is told so. */
+    /* RFC 2525 2.17: tell the peer that its data will not be read. */
     if (c->rcv_cc || c->nranges) {
         tcp_abort(c);
         return;
@@ -663,7 +663,7 @@ tcp_close(struct tcp_conn *c)
         tcp_arm(c, TT_2MSL, TCP_FIN_WAIT_2);
 }
 
-/* send_reset() - RFC 9293 3.10.5: the peer is told, where there is one */
+/* send_reset() - RFC 9293 3.10.5: notify the peer, if there is one */
 static void
 send_reset(struct tcp_conn *c)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Segments that arrive: RFC 9293 3.10.7, with RFC 5961, RFC 7323 and RFC 5681/6582/6675. */
+/* Processing of received segments: RFC 9293 3.10.7, with RFC 5961, RFC 7323 and RFC 5681/6582/6675. */
 #include <errno.h>
 
 #include "inet/tcp_var.h"
 
-/* ack_now() - acknowledge when this burst has been looked at. */
+/* ack_now() - acknowledge once this burst has been processed. */
 static void
 ack_now(struct tcp_conn *c)
 {
@@ -12,7 +12,7 @@ ack_now(struct tcp_conn *c)
     tcp_want_output(c);
 }
 
-/* challenge() - RFC 5961: an acknowledgement that lets a genuine peer prove itself, in measure. */
+/* challenge() - RFC 5961: send a rate-limited acknowledgement that lets a genuine peer prove itself. */
 static void
 challenge(struct tcp_conn *c)
 {
@@ -23,7 +23,7 @@ challenge(struct tcp_conn *c)
         c->challenge_second = second;
         c->challenges = 0;
     }
-    /* A limit that connections shared would tell each of them of the others' (RFC 5961 7). */
+    /* A shared limit would let one connection learn about others (RFC 5961 7). */
     if (c->challenges >= TCP_CHALLENGES_PER_S)
         return;
     c->challenges++;
@@ -31,7 +31,7 @@ challenge(struct tcp_conn *c)
     ack_now(c);
 }
 
-/* stray_allowed() - may a segment that is of no use be answered already? */
+/* stray_allowed() - may an unacceptable segment be answered now? */
 static bool
 stray_allowed(struct tcp_conn *c)
 {
@@ -42,10 +42,11 @@ stray_allowed(struct tcp_conn *c)
 }
 
 /*
- * answer_stray() - RFC 9293 3.10.7.4, first: an unacceptable segment is told where we are
+ * answer_stray() - RFC 9293 3.10.7.4, first: answer an unacceptable segment with our state
  *
- * One without payload is answered in measure: two ends that disagree would answer each other's answers for
- * ever. One with payload is no answer, and may be sent again because our acknowledgement was lost.
+ * Answers to segments without payload are rate-limited, because two ends that disagree would
+ * otherwise answer each other for ever. A segment with payload is not an answer, and may be a
+ * retransmission because our acknowledgement was lost.
  */
 static void
 answer_stray(struct tcp_conn *c, const struct tcp_seg *seg)
@@ -54,7 +55,7 @@ answer_stray(struct tcp_conn *c, const struct tcp_seg *seg)
         ack_now(c);
 }
 
-/* ack_acceptable() - RFC 5961 5.2: of something sent, and not older than any window there was */
+/* ack_acceptable() - RFC 5961 5.2: it covers data that were sent, and is no older than the largest window */
 static bool
 ack_acceptable(const struct tcp_conn *c, const struct tcp_seg *seg)
 {
@@ -101,7 +102,7 @@ syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
     if (!(seg->flags & TF_SYN))
         return;
     tcp_take_options(c, seg);
-    if (!ack) { /* simultaneous open: our SYN goes out again, with an acknowledgement */
+    if (!ack) { /* simultaneous open: send our SYN again, with an acknowledgement */
         c->rcv_adv = c->rcv_nxt + offered;
         tcp_set_state(c, TCPS_SYN_RECEIVED);
         c->force_rtx = true;
@@ -119,7 +120,7 @@ syn_sent_input(struct tcp_conn *c, const struct tcp_seg *seg)
     ack_now(c);
 }
 
-/* grow() - cwnd after @acked bytes were acknowledged, RFC 5681 3.1 */
+/* grow() - grow cwnd after @acked bytes were acknowledged, RFC 5681 3.1 */
 static void
 grow(struct tcp_conn *c, uint32_t acked)
 {
@@ -129,8 +130,8 @@ grow(struct tcp_conn *c, uint32_t acked)
         return;
     if (c->cwnd < c->ssthresh) {
         /*
-         * RFC 7661: it grows only while it is what limits us. All acknowledged bytes count (RFC 3465
-         * without its limit): one acknowledgement speaks for a super-frame of many segments.
+         * RFC 7661: grow only while cwnd limits us. All acknowledged bytes count (RFC 3465 without
+         * its limit), because one acknowledgement covers a super-frame of many segments.
          */
         if (c->cwnd / 2 < c->max_flight)
             c->cwnd += u32_min(acked, c->ssthresh - c->cwnd);
@@ -160,10 +161,10 @@ enter_recovery(struct tcp_conn *c)
 }
 
 /*
- * sample_timestamp() - a round trip by the timestamp that came back, RFC 7323 4.1
+ * sample_timestamp() - measure a round trip from the echoed timestamp, RFC 7323 4.1
  *
- * It tells a retransmission from the original, as nothing else does (RFC 6298 3); in milliseconds, the last
- * of them begun.
+ * Only this distinguishes a retransmission from the original (RFC 6298 3). The unit is
+ * milliseconds, rounded up.
  */
 static void
 sample_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
@@ -174,7 +175,7 @@ sample_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
         tcp_rtt_sample(c, u64_min((ms + 1ull) * NS_PER_MS, TCP_RTO_MAX));
 }
 
-/* ack_input() - the acknowledgement, found acceptable, of a segment: RFC 9293 3.10.7.4, fifth */
+/* ack_input() - process a segment's acceptable acknowledgement: RFC 9293 3.10.7.4, fifth */
 static void
 ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
 {
@@ -184,11 +185,14 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
 
     if (SEQ_LT(seg->ack, c->snd_una))
         return; /* old */
-    /* A peer that answers is alive, though its window be shut: RFC 9293 3.8.6.1; but not for ever, once nobody waits. */
+    /*
+     * A peer that answers is alive, even if its window is shut (RFC 9293 3.8.6.1); but an orphan
+     * does not wait for ever.
+     */
     if ((!c->snd_wnd || c->rexmt == RM_PERSIST) && c->class != TC_ORPHAN)
         c->retries = 0;
     acked = seg->ack - c->snd_una;
-    /* SND.WL2 is at most SND.UNA: what is not older than the last update counts, a smaller window too. */
+    /* SND.WL2 is at most SND.UNA, so any update that is not older counts, even one with a smaller window. */
     update = acked || SEQ_GEQ(seg->seq, c->snd_wl1);
 
     if (acked) {
@@ -205,7 +209,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
             sample_timestamp(c, seg);
         }
         if (!c->sack_ok) {
-            /* Each of those acknowledged but the first may have been a duplicate's cause. */
+            /* Each acknowledged segment but the first may have caused a duplicate acknowledgement. */
             uint32_t segs = acked / c->mss;
 
             c->dupacks -= u32_min(c->dupacks, c->cc == CC_OPEN ? c->dupacks : segs ? segs - 1 : 0);
@@ -234,7 +238,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
             c->timer[TT_REXMT] = NEVER;
             c->probes = 0;
         }
-        if (opened) { /* what it refused is sent again now, not when the next probe is due */
+        if (opened) { /* resend refused data now, not when the next probe is due */
             c->probes = 0;
             c->dupacks = 0;
             c->force_rtx = true;
@@ -242,7 +246,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
             tcp_arm_rexmt(c);
         }
     }
-    /* RFC 8985 7.4: the probe arrived, two round trips after what is missing below it. */
+    /* RFC 8985 7.4: the probe arrived, two round trips after the data missing below it. */
     if (sacked && c->probe_out && SEQ_GEQ(c->sb.fack, c->probe_end)) {
         c->sb.nlost = c->sb.n;
         c->probe_out = false;
@@ -251,7 +255,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
     switch (c->cc) {
     case CC_OPEN:
         if (c->sb.nlost || c->dupacks >= TCP_DUPTHRESH) {
-            /* RFC 6582 3.2 (2): duplicates of what a timeout sent again are no new loss. */
+            /* RFC 6582 3.2 (2): duplicates of data resent after a timeout are not a new loss. */
             if (c->sack_ok || SEQ_GT(seg->ack, c->recover))
                 enter_recovery(c);
             else
@@ -266,7 +270,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
             c->dupacks = 0;
             c->cwnd = c->ssthresh;
         } else if (acked && (!c->sack_ok || !c->sb.n)) {
-            /* RFC 6582 3.2 (3): a partial acknowledgement names the next segment lost. */
+            /* RFC 6582 3.2 (3): a partial acknowledgement identifies the next lost segment. */
             tcp_sb_lose_first(c);
             c->force_rtx = true;
         }
@@ -293,7 +297,7 @@ ack_input(struct tcp_conn *c, const struct tcp_seg *seg)
         tcp_want_output(c);
 }
 
-/* fin_acked() - what the acknowledgement of our FIN does; false: @c is gone. */
+/* fin_acked() - process the acknowledgement of our FIN; false: @c was freed. */
 static bool
 fin_acked(struct tcp_conn *c)
 {
@@ -324,7 +328,7 @@ fin_received(struct tcp_conn *c)
     c->rcv_fin_done = true;
     c->rcv_nxt++;
     c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt);
-    tcp_reass_free(c); /* nothing can come behind it */
+    tcp_reass_free(c); /* nothing can follow it */
     ack_now(c);
     switch (c->state) {
     case TCPS_ESTABLISHED:
@@ -340,14 +344,14 @@ fin_received(struct tcp_conn *c)
     }
 }
 
-/* text_input() - payload and FIN: RFC 9293 3.10.7.4, seventh; @m holds the payload; consumed. */
+/* text_input() - process payload and FIN: RFC 9293 3.10.7.4, seventh; consumes @m, which holds the payload. */
 static void
 text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
 {
     uint32_t seq = seg->seq, len = seg->len, end, before = c->rcv_nxt;
     bool fin = seg->flags & TF_FIN;
 
-    if (c->rcv_fin_done) { /* it has finished: what comes again wants an acknowledgement */
+    if (c->rcv_fin_done) { /* it has finished: acknowledge anything that is resent */
         if (len || fin) {
             ack_now(c);
             /* RFC 9293 3.10.7.4, eighth: a retransmission of its FIN, and nothing else */
@@ -402,7 +406,7 @@ text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
         len -= over;
         end -= over;
     }
-    /* Bytes that came from beyond its end contradict a FIN: one of the two is not the peer's. */
+    /* Bytes received beyond it contradict a FIN: one of the two is not from the peer. */
     if (fin && c->nranges && SEQ_GT(c->range[c->nranges - 1].end, end)) {
         ack_now(c);
         fin = false;
@@ -413,12 +417,12 @@ text_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     }
     if (len) {
         c->rcv_mss = u32_max(c->rcv_mss, u32_min(segsz, c->in->mtu));
-        /* RFC 5681 4.2: at once for what is out of order, and for what fills a gap. */
+        /* RFC 5681 4.2: acknowledge out-of-order data, and data that fill a gap, at once. */
         if (seq != c->rcv_nxt || c->nranges)
             ack_now(c);
         if (!tcp_reass(c, seq, len, m))
             ack_now(c);
-        /* One for all of a burst will do where blocks tell the rest; otherwise they are counted. */
+        /* With SACK, one acknowledgement per burst is enough; without it, the peer counts duplicates. */
         if (!c->sack_ok && c->rcv_nxt == before)
             tcp_send_control(c, c->snd_nxt, TF_ACK);
     } else {
@@ -451,7 +455,7 @@ timestamps_ok(struct tcp_conn *c, const struct tcp_seg *seg)
     if (SEQ_GEQ(seg->tsval, c->ts_recent))
         return true;
     if (c->in->now - c->ts_recent_age > TCP_PAWS_IDLE)
-        return true; /* 5.5: older than the clock's own wrap */
+        return true; /* 5.5: the peer's clock may have wrapped since */
     c->in->stats.rx_paws++;
     answer_stray(c, seg);
     return false;
@@ -478,7 +482,7 @@ reset_input(struct tcp_conn *c, const struct tcp_seg *seg)
         tcp_closed(c, ECONNRESET);
 }
 
-/* outside_window() - RFC 9293 3.10.7.4, first; a segment that begins at the right edge may carry an ACK. */
+/* outside_window() - RFC 9293 3.10.7.4, first; a segment at the right edge may still carry an ACK. */
 static bool
 outside_window(struct tcp_conn *c, const struct tcp_seg *seg, uint32_t end)
 {
@@ -499,7 +503,7 @@ outside_window(struct tcp_conn *c, const struct tcp_seg *seg, uint32_t end)
     return false;
 }
 
-/* keep_timestamp() - RFC 7323 4.3 (2), once the segment is known to be the peer's */
+/* keep_timestamp() - RFC 7323 4.3 (2), once the segment is known to be from the peer */
 static void
 keep_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
 {
@@ -511,10 +515,10 @@ keep_timestamp(struct tcp_conn *c, const struct tcp_seg *seg)
 }
 
 /*
- * conn_input() - RFC 9293 3.10.7.4: any other state; consumes @m
+ * conn_input() - RFC 9293 3.10.7.4: process a segment in any other state; consumes @m
  *
- * Nothing of the connection changes, its timestamp and timers included, before sequence number, flags and
- * acknowledgement have all been found acceptable.
+ * Nothing in the connection changes, including its timestamp and timers, until sequence number,
+ * flags and acknowledgement have all been accepted.
  */
 static void
 conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32_t segsz)
@@ -522,11 +526,11 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     uint32_t end = seg->seq + seg->len + ((seg->flags & TF_FIN) != 0);
     struct tcp_seg behind_syn;
 
-    /* Simultaneous open, RFC 9293 figure 7: the peer's SYN again, now that it has seen ours. */
+    /* Simultaneous open, RFC 9293 figure 7: the peer repeats its SYN after seeing ours. */
     if (c->state == TCPS_SYN_RECEIVED && c->active && seg->ack == c->snd_nxt &&
         (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == (TF_SYN | TF_ACK)) {
         if (seg->seq != c->irs) {
-            /* The SYN before it, which proved nothing, was somebody else's. */
+            /* The earlier SYN, which proved nothing, came from another host. */
             syn_sent_input(c, seg);
             goto drop;
         }
@@ -535,9 +539,9 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
         behind_syn.flags &= (uint8_t)~TF_SYN;
         seg = &behind_syn;
         end++;
-        ack_now(c); /* not every peer takes our SYN for its acknowledgement */
+        ack_now(c); /* not every peer accepts our SYN as its acknowledgement */
     }
-    /* A handshake that was answered and not heard: answer again. */
+    /* The answer to the handshake was lost: answer again. */
     if (c->state == TCPS_SYN_RECEIVED && (seg->flags & (TF_SYN | TF_ACK | TF_RST)) == TF_SYN &&
         seg->seq == c->irs) {
         if (c->snd_nxt != c->iss && stray_allowed(c)) {
@@ -568,7 +572,7 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
             goto drop;
         }
         if (c->listener && c->listener->naccept >= c->listener->backlog) {
-            c->in->stats.backlog_full++; /* our answer goes out again, and so does this */
+            c->in->stats.backlog_full++; /* our answer will be resent, and so will this segment */
             goto drop;
         }
     } else if (!ack_acceptable(c, seg)) {
@@ -593,8 +597,8 @@ conn_input(struct tcp_conn *c, const struct tcp_seg *seg, struct mbuf *m, uint32
     if (!fin_acked(c))
         goto drop;
     if (!seg->len && !(seg->flags & TF_FIN))
-        goto drop; /* by far the most frequent, while sending */
-    /* RFC 9293 3.6.1: data for a user who is gone end the connection. */
+        goto drop; /* by far the most frequent case while sending */
+    /* RFC 9293 3.6.1: data for a user that has closed end the connection. */
     if (seg->len && !c->owned && !c->listener && !c->rcv_fin_done && SEQ_GT(end, c->rcv_nxt)) {
         m_freem(m);
         tcp_abort(c);
@@ -615,7 +619,7 @@ time_wait_reuse(const struct tcp_conn *c, const struct tcp_seg *seg)
     if ((seg->flags & (TF_SYN | TF_ACK | TF_RST | TF_FIN)) != TF_SYN)
         return false;
     if (!l || l->state != TCPS_LISTEN || l->naccept >= l->backlog)
-        return false; /* the old one goes only when there will be a new one */
+        return false; /* keep the old one unless there will be a new one */
     if (c->ts_ok && seg->has_ts && seg->tsval != c->ts_recent)
         return SEQ_GT(seg->tsval, c->ts_recent);
     return SEQ_GT(seg->seq, c->rcv_nxt);
@@ -655,14 +659,14 @@ tcp_input(struct inet *in, struct mbuf *m, const struct ip_view *ip)
 
     c = tcp_find(in, ip->src, sport, dport);
     if (c && c->state == TCPS_CLOSED)
-        c = NULL; /* only a handle */
+        c = NULL; /* only a user's handle is left */
     else if (c && c->state == TCPS_TIME_WAIT && !c->owned && time_wait_reuse(c, &seg)) {
         tcp_free(c);
         c = NULL;
     } else if (c) {
         if (c->state == TCPS_SYN_SENT) {
             syn_sent_input(c, &seg);
-            m_freem(m); /* data with a SYN come again */
+            m_freem(m); /* the peer resends data that came with a SYN */
             return;
         }
     }
@@ -703,10 +707,11 @@ plateau(uint32_t size)
 }
 
 /*
- * path_mtu() - a packet of @len bytes did not get through, because a hop takes @mtu bytes; 0: unknown
+ * path_mtu() - a packet of @len bytes was dropped because a hop's MTU is @mtu bytes; 0: unknown
  *
- * An old router does not say (RFC 1191 5). One that says very little is not obeyed to the letter, for it may be
- * an attack (RFC 5927 7.2): segments get no smaller than TCP_PMTU_MIN, but routers may cut them.
+ * Old routers do not give the MTU (RFC 1191 5). A very small MTU may be an attack (RFC 5927 7.2)
+ * and is not followed literally: segments stay at TCP_PMTU_MIN or more, but routers may fragment
+ * them.
  */
 static void
 path_mtu(struct tcp_conn *c, uint32_t mtu, uint32_t len)
@@ -714,10 +719,10 @@ path_mtu(struct tcp_conn *c, uint32_t mtu, uint32_t len)
     uint32_t headers = c->tmpl_len - ETH_HLEN, now = headers + c->mss;
     bool cut = false;
 
-    if (!mtu) /* a super-frame's length is not that of what was too big */
+    if (!mtu) /* a super-frame's length is not that of the segment that was too big */
         mtu = plateau(len > c->in->mtu ? now : len);
     if (mtu >= now)
-        return; /* of one that was sent before we knew */
+        return; /* about a packet sent before we knew */
     if (mtu < TCP_PMTU_MIN) {
         mtu = TCP_PMTU_MIN;
         cut = tcp_let_fragment(c);
@@ -726,7 +731,7 @@ path_mtu(struct tcp_conn *c, uint32_t mtu, uint32_t len)
         tcp_set_mss(c, mtu - headers);
     else if (!cut)
         return;
-    /* RFC 1191 6.4: all that is on its way is sent again, by slow start; but nothing is congested. */
+    /* RFC 1191 6.4: resend everything in flight, by slow start; but this is not congestion. */
     if (c->cc != CC_LOSS)
         c->recover = c->snd_nxt;
     c->cc = CC_LOSS;
@@ -748,7 +753,7 @@ tcp_unreachable(struct inet *in, uint32_t dst, uint16_t sport, uint16_t dport, u
 
     if (!c || c->state == TCPS_LISTEN || c->state == TCPS_CLOSED)
         return;
-    /* RFC 5927 4.1: only about something that is in flight. */
+    /* RFC 5927 4.1: accept it only for data in flight. */
     if (SEQ_LT(seq, c->snd_una) || !SEQ_LT(seq, c->snd_nxt))
         return;
     if (code == ICMP_C_NEEDFRAG) {

@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Passive opens: half-open connections, and SYN cookies when there are too many of them.
+ * Passive opens: half-open connections, and SYN cookies if there are too many of them.
  *
- * A SYN makes a connection that the stack owns until it is accepted. Once TCP_HALF_OPEN_MAX of them wait
- * for the end of their handshake, a SYN leaves nothing behind, RFC 4987 3.6: the initial sequence number of
- * the answer is a cookie, and the acknowledgement that brings it back makes the connection.
+ * A SYN makes a connection that the stack owns until it is accepted. While TCP_HALF_OPEN_MAX of
+ * them are in the handshake, a SYN leaves no state, RFC 4987 3.6: the initial sequence number of
+ * the answer is a cookie, and the acknowledgement that returns it creates the connection.
  *
  *     | period, 5 bits | size, 3 bits | keyed hash of names, the peer's number and the period, 24 bits |
  *
- * What else a SYN offers fits where its timestamp comes back: the low five bits of ours hold the window
- * scale and whether SACK was offered. Without timestamps, neither is agreed to.
+ * A SYN's other options go into the echoed timestamp: its low five bits hold the window scale and
+ * whether SACK was offered. Without timestamps, neither is used.
  */
 #include <string.h>
 
 #include "inet/tcp_var.h"
 
-#define COOKIE_PERIOD (64 * NS_PER_S) /* valid in its own and in the next */
-#define COOKIE_WINDOW 8192u           /* what every cookie promises, for nobody remembers it */
+#define COOKIE_PERIOD (64 * NS_PER_S) /* a cookie is valid in its own period and the next */
+#define COOKIE_WINDOW 8192u           /* promised by every cookie, as it is not stored */
 #define COOKIE_HASH 0xffffffu
-#define COOKIE_TS 31u /* of the timestamp */
+#define COOKIE_TS 31u /* bits of the timestamp */
 #define COOKIE_SACK 16u
 #define COOKIE_NOSCALE 15u
 
-/* Segment sizes that a cookie can tell of: what the peer takes is rounded down to one. */
+/* Segment sizes that a cookie can encode; the peer's size is rounded down to one of them. */
 static const uint16_t sizes[8] = {TCP_MSS_MIN, TCP_MSS_DEFAULT, 1220, 1360, 1440, 1460, 8960,
                                   65495};
 
@@ -43,7 +43,7 @@ cookie_hash(const struct inet *in, uint32_t src, uint16_t sport, uint16_t port, 
            COOKIE_HASH;
 }
 
-/* send_cookie() - SYN and ACK for a connection that does not exist */
+/* send_cookie() - send a SYN and ACK without creating a connection */
 static void
 send_cookie(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg *seg)
 {
@@ -68,7 +68,7 @@ send_cookie(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_s
         now = tcp_ts_now(&like);
         told = (now & ~COOKIE_TS) | (like.sack_ok ? COOKIE_SACK : 0) |
                (like.wscale_ok ? seg->wscale : COOKIE_NOSCALE);
-        if (SEQ_GT(told, now)) /* it may not be ahead of those that follow */
+        if (SEQ_GT(told, now)) /* it may not be ahead of later ones */
             told -= COOKIE_TS + 1;
         like.ts_offset += told - now;
     }
@@ -95,7 +95,7 @@ send_cookie(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_s
     ip_output(in, src, m);
 }
 
-/* half_open() - a connection in SYN_RECEIVED; NULL: the table is full, or memory */
+/* half_open() - create a connection in SYN_RECEIVED; NULL if the table is full or memory is out */
 static struct tcp_conn *
 half_open(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg *syn)
 {
@@ -111,7 +111,7 @@ half_open(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg
     return c;
 }
 
-/* cookie_open() - the connection that an acknowledgement brings a cookie of; NULL: it brings none */
+/* cookie_open() - create the connection for an acknowledgement with a valid cookie; NULL if it has none */
 static struct tcp_conn *
 cookie_open(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct tcp_seg *seg)
 {
@@ -156,7 +156,7 @@ tcp_listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct 
     if (seg->flags & TF_ACK) {
         c = NULL;
         if (!(seg->flags & TF_SYN) && in->now < in->cookie_until && ip_nexthop(in, src)) {
-            if (full) { /* as for a SYN, whatever it brings */
+            if (full) { /* as for a SYN, whatever the segment carries */
                 in->stats.backlog_full++;
                 return NULL;
             }
@@ -168,7 +168,7 @@ tcp_listen_input(struct tcp_conn *l, uint32_t src, uint16_t sport, const struct 
     }
     if (!(seg->flags & TF_SYN) || (seg->flags & TF_FIN) || !ip_nexthop(in, src))
         return NULL;
-    if (full) { /* it will try again */
+    if (full) { /* the peer will try again */
         in->stats.backlog_full++;
         return NULL;
     }

@@ -13,7 +13,7 @@ tcp_parse_options(const uint8_t *p, unsigned len, struct tcp_seg *seg)
     seg->wscale = 255;
     seg->has_ts = seg->sackok = false;
     seg->nsack = 0;
-    /* What every segment of an established connection looks like, RFC 7323 appendix A. */
+    /* The usual layout in segments of an established connection, RFC 7323 appendix A. */
     if (len == TCPO_TS_ALIGNED && get32(p) == 0x0101080a) {
         seg->has_ts = true;
         seg->tsval = get32(p + 4);
@@ -69,7 +69,8 @@ tcp_syn_options(const struct tcp_conn *c, uint8_t *p)
 
     p[0] = TCPO_MSS;
     p[1] = 4;
-    put16(p + 2, (uint16_t)(c->in->mtu - IP_HLEN - TCP_HLEN)); /* RFC 6691: options not taken off */
+    put16(p + 2,
+          (uint16_t)(c->in->mtu - IP_HLEN - TCP_HLEN)); /* RFC 6691: options not subtracted */
     p += 4;
     if (c->ts_ok) {
         p[0] = c->sack_ok ? TCPO_SACKOK : TCPO_NOP;
@@ -111,7 +112,7 @@ tcp_sack_option(struct tcp_conn *c, uint8_t *p, unsigned room)
         }
         c->dsack_start = c->dsack_end;
     }
-    /* RFC 2018, 4: the range that last grew comes first, so that every block is reported several times. */
+    /* RFC 2018, 4: the most recently grown range comes first, so that every block is reported several times. */
     for (unsigned left = c->nranges; n < max && left; left--) {
         const struct tcp_range *best = NULL;
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What leaves a connection: super-frames of the send buffer's own pages behind a header made from a
- * template, retransmissions from the same pages, acknowledgements, resets.
+ * Transmission: super-frames of the send buffer's own pages after a header made from a template,
+ * retransmissions from the same pages, acknowledgements, resets.
  */
 #include <string.h>
 
 #include "inet/tcp_var.h"
 
-/* route() - the template holds the neighbour's address; false: it is being asked for. */
+/* route() - put the neighbour's address into the template; false: it is being requested. */
 static bool
 route(struct tcp_conn *c)
 {
@@ -27,7 +27,7 @@ route(struct tcp_conn *c)
     return true;
 }
 
-/* fill_header() - sequence numbers, window, lengths, sums: what differs between two frames. */
+/* fill_header() - fill in what differs between frames: sequence numbers, window, lengths, checksums. */
 static void
 fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uint32_t len,
             uint8_t flags)
@@ -38,7 +38,7 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
     put16(ip + IPH_LEN, (uint16_t)total);
     put16(ip + IPH_ID, c->in->ip_id);
     put16(ip + IPH_CSUM, (uint16_t)~csum_fold((uint64_t)c->ip_sum + total + c->in->ip_id));
-    /* A super-frame is cut into segments with identifications of their own. */
+    /* Each segment cut from a super-frame has its own identification. */
     c->in->ip_id += (uint16_t)(len > c->mss ? (len + c->mss - 1) / c->mss : 1);
 
     put32(tcp + TCPH_SEQ, seq);
@@ -50,13 +50,13 @@ fill_header(struct tcp_conn *c, uint8_t *frame, unsigned hlen, uint32_t seq, uin
         window = u32_min(window, 65535);
         put16(tcp + TCPH_WIN, (uint16_t)window);
         adv = window;
-        if (!(flags & TF_ACK)) /* where the window is, is known from the answer on */
+        if (!(flags & TF_ACK)) /* the window's position is known only once the peer has answered */
             c->rcv_adv = u32_max(c->rcv_adv, window);
     } else {
         uint32_t have = c->rcv_adv - c->rcv_nxt;
         uint32_t field = window >> c->rcv_wscale;
 
-        /* The right edge does not go back because of rounding. */
+        /* Rounding must not move the right edge back. */
         if (field << c->rcv_wscale < have)
             field = (have + (1u << c->rcv_wscale) - 1) >> c->rcv_wscale;
         field = u32_min(field, 65535);
@@ -142,12 +142,12 @@ cursor_seek(struct tcp_conn *c, struct tcp_cursor *cur, uint32_t seq)
 }
 
 /*
- * send_data() - one frame of the send buffer
+ * send_data() - send one frame from the send buffer
  * @seq: its first sequence number
- * @len: sequence numbers, a FIN at the end of the buffer counted; at least 1
+ * @len: sequence numbers, including a FIN at the end of the buffer; at least 1
  * @cur: cursor near @seq
  *
- * Return: sequence numbers sent, fewer than @len when the frame had too many pieces; or -errno.
+ * Return: sequence numbers sent, fewer than @len if the frame had too many pieces; or -errno.
  */
 static int64_t
 send_data(struct tcp_conn *c, uint32_t seq, uint32_t len, struct tcp_cursor *cur)
@@ -167,7 +167,7 @@ send_data(struct tcp_conn *c, uint32_t seq, uint32_t len, struct tcp_cursor *cur
     m_align(m, (int)hlen);
     if (len) {
         first = cursor_seek(c, cur, seq);
-        /* No more pieces than the ring takes; then the frame ends with a whole segment. */
+        /* Use no more pieces than the ring accepts, and then end the frame with a whole segment. */
         for (const struct mbuf *n = first; n && have < len; n = n->m_next) {
             have += (uint32_t)n->m_len - (n == first ? seq - cur->seq : 0);
             if (++pieces == TCP_TX_SEGS)
@@ -209,10 +209,10 @@ send_data(struct tcp_conn *c, uint32_t seq, uint32_t len, struct tcp_cursor *cur
 }
 
 /*
- * window_at() - bytes from @seq on, which was sent before, that the peer's window takes
+ * window_at() - bytes from @seq on, sent before, that fit the peer's window
  *
- * RFC 9293 3.8.6: what lies beyond a window that has shrunk is not sent again. The first segment is, when it
- * has shut: it asks whether it is open again (3.8.6.1).
+ * RFC 9293 3.8.6: data beyond a window that has shrunk are not resent. If the window is shut, the
+ * first segment is, as a probe (3.8.6.1).
  */
 static uint32_t
 window_at(const struct tcp_conn *c, uint32_t seq)
@@ -226,7 +226,7 @@ window_at(const struct tcp_conn *c, uint32_t seq)
     return seq == c->snd_una ? c->mss : 0;
 }
 
-/* retransmit() - one frame of what was lost; sequence numbers sent, 0: cwnd is full, or -errno. */
+/* retransmit() - resend one frame of lost data; returns sequence numbers sent, 0 if cwnd is full, or -errno. */
 static int64_t
 retransmit(struct tcp_conn *c, struct tcp_hole *h, uint32_t room)
 {
@@ -258,18 +258,18 @@ retransmit(struct tcp_conn *c, struct tcp_hole *h, uint32_t room)
 /*
  * new_length() - sequence numbers of the next frame of new data
  * @avail: bytes not sent yet
- * @room: what cwnd leaves
- * @window: what the peer's window leaves
+ * @room: bytes left in cwnd
+ * @window: bytes left in the peer's window
  *
- * Silly windows are avoided as RFC 9293 3.8.6.2.1 says; and while acknowledgements are to come, a
- * frame that could be larger after the next one waits for it.
+ * This avoids silly windows (RFC 9293 3.8.6.2.1); and while acknowledgements are due, a frame that
+ * could be larger after the next one waits for it.
  */
 static uint32_t
 new_length(const struct tcp_conn *c, uint32_t avail, uint32_t room, uint32_t window)
 {
     uint32_t flight = tcp_flight(c), len, largest;
 
-    /* With few frames in flight a loss shows late: keep at least two. */
+    /* With few frames in flight a loss is noticed late, so keep at least two. */
     largest = u32_min(c->gso_max, u32_max(2 * c->mss, c->cwnd / 2));
     largest -= largest % c->mss;
     len = u32_min(u32_min(avail, largest), u32_min(room, window));
@@ -291,7 +291,7 @@ new_length(const struct tcp_conn *c, uint32_t avail, uint32_t room, uint32_t win
     return len && len >= c->max_sndwnd / 2 ? len : 0;
 }
 
-/* transmit_syn() - the handshake's own segments. */
+/* transmit_syn() - send the handshake's segments. */
 static void
 transmit_syn(struct tcp_conn *c)
 {
@@ -326,11 +326,11 @@ tcp_transmit(struct tcp_conn *c)
         transmit_syn(c);
         return;
     }
-    /* Blocks do not fit beside full-sized data: what is held out of order goes on its own. */
+    /* SACK blocks do not fit beside full-sized data, so they get a segment of their own. */
     if (c->ack_now && (c->nranges || c->dsack_start != c->dsack_end))
         sent = tcp_send_control(c, c->snd_nxt, TF_ACK);
 
-    /* RFC 5681 4.1: after a pause the old window says nothing of the path. */
+    /* RFC 5681 4.1: after a pause the old cwnd says nothing about the path. */
     if (c->snd_una == c->snd_nxt && c->last_sent && in->now - c->last_sent > c->rto)
         c->cwnd = u32_min(c->cwnd, 10 * c->mss);
 
@@ -379,7 +379,7 @@ tcp_transmit(struct tcp_conn *c)
     }
     if (c->ack_now && sent >= 0)
         sent = tcp_send_control(c, c->snd_nxt, TF_ACK);
-    if (sent < 0 && sent != -EAGAIN) { /* no mbuf, or a full ring: soon */
+    if (sent < 0 && sent != -EAGAIN) { /* no mbuf, or a full ring: retry soon */
         tcp_want_output(c);
         inet_timer(in, in->now + INET_RETRY_NS);
     }
@@ -395,7 +395,7 @@ tcp_transmit(struct tcp_conn *c)
     }
     avail = c->fin_sent ? 0 : c->snd_end_seq - c->snd_nxt;
     if (tcp_snd_window(c) < u32_min(avail, c->mss) && c->timer[TT_REXMT] == NEVER) {
-        /* Data wait and nothing is in flight that could bring an acknowledgement: RFC 9293 3.8.6.1. */
+        /* Data wait, but nothing in flight could bring an acknowledgement: RFC 9293 3.8.6.1. */
         c->rexmt = RM_PERSIST;
         c->probes = 0;
         c->retries = 0;
@@ -411,11 +411,11 @@ tcp_send_persist(struct tcp_conn *c)
 
     c->in->stats.tx_probes++;
     if (!len) {
-        /* Below the window, so that any peer answers with an acknowledgement and its window. */
+        /* Below the window, so that every peer answers with an acknowledgement that gives its window. */
         tcp_send_control(c, c->snd_una - 1, TF_ACK);
         return;
     }
-    /* A window too small to be worth it has stayed so for too long: RFC 9293 3.8.6.2.1, case (4). */
+    /* The window has been too small for too long: RFC 9293 3.8.6.2.1, case (4). */
     if (!route(c))
         return;
     sent = send_data(c, c->snd_nxt, len, &c->nxt_cur);
@@ -432,7 +432,7 @@ tcp_send_probe(struct tcp_conn *c)
     if (!route(c))
         return;
     c->in->stats.tx_probes++;
-    /* RFC 8985 7.3: a new segment when there is one and the window takes it, or the last one again. */
+    /* RFC 8985 7.3: a new segment if there is one and the window allows it, otherwise the last one again. */
     if (avail && window >= u32_min(avail, c->mss)) {
         len = u32_min(u32_min(avail, c->mss), window);
         sent = send_data(c, c->snd_nxt, len, &c->nxt_cur);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What was received: in order, for the reader; and a bounded number of ranges that came too early.
- * Both keep the mbufs the frames came in, as far as the budget (mem.c) allows.
+ * Received data: those in order, for the reader, and a bounded number of out-of-order ranges. Both
+ * keep the mbufs that the frames came in, as far as the budget (mem.c) allows.
  */
 #include <string.h>
 
 #include "inet/tcp_var.h"
 
-#define COLLAPSE_MAX 512u /* bytes that are moved to save a page, when pages are short */
+#define COLLAPSE_MAX 512u /* most bytes copied to save a page, if pages are short */
 
 uint32_t
 tcp_rcv_window(const struct tcp_conn *c)
@@ -16,7 +16,7 @@ tcp_rcv_window(const struct tcp_conn *c)
 
     free = c->in->rcvbuf - u32_min(c->rcv_cc, c->in->rcvbuf);
     free = u32_min(free, tcp_mem_window(c));
-    /* RFC 9293 3.8.6.2.2: open it by a worthwhile piece, or not at all. */
+    /* RFC 9293 3.8.6.2.2: open the window by a worthwhile amount, or not at all. */
     if (free < have + u32_min(c->in->rcvbuf / 2, u32_max(c->rcv_mss, 1)))
         return have;
     return free;
@@ -43,7 +43,7 @@ chain_clean(struct mbuf *m)
     return head;
 }
 
-/* hold() - the connection keeps a chain of @len bytes from now on */
+/* hold() - account for a chain of @len bytes that the connection keeps */
 static void
 hold(struct tcp_conn *c, const struct mbuf *m, uint32_t len)
 {
@@ -56,7 +56,7 @@ hold(struct tcp_conn *c, const struct mbuf *m, uint32_t len)
     mem_take(c->in, pages, mbufs);
 }
 
-/* let_go() - it does no longer */
+/* let_go() - the reverse of hold() */
 static void
 let_go(struct tcp_conn *c, const struct mbuf *m, uint32_t len)
 {
@@ -69,7 +69,7 @@ let_go(struct tcp_conn *c, const struct mbuf *m, uint32_t len)
     mem_give(c->in, pages, mbufs);
 }
 
-/* put_behind() - copy the first @len bytes of @m behind those in @t; false: they do not fit */
+/* put_behind() - append the first @len bytes of @m to @t; false if they do not fit */
 static bool
 put_behind(struct tcp_conn *c, struct mbuf *t, const struct mbuf *m, uint32_t len)
 {
@@ -81,7 +81,7 @@ put_behind(struct tcp_conn *c, struct mbuf *t, const struct mbuf *m, uint32_t le
     return true;
 }
 
-/* prefix() - the beginning of a chain that holds no more than this; frees the rest; bytes of it */
+/* prefix() - trim a chain to these limits, free the rest, and return the bytes left */
 static uint32_t
 prefix(const struct inet *in, struct mbuf **chain, uint32_t pages, uint32_t mbufs)
 {
@@ -98,11 +98,11 @@ prefix(const struct inet *in, struct mbuf **chain, uint32_t pages, uint32_t mbuf
 }
 
 /*
- * take_inside() - as many bytes as fit inside one mbuf, for want of a page
+ * take_inside() - take as many bytes as fit inside one mbuf, for lack of a page
  * @t: mbuf that they come behind; NULL
- * @part: a part of them will do
+ * @part: taking only part of them is allowed
  *
- * Return: the mbuf; NULL when they went into @t, or nowhere: @len says.
+ * Return: the mbuf; NULL if they went into @t, or nowhere, as @len says.
  */
 static struct mbuf *
 take_inside(struct tcp_conn *c, struct mbuf *t, const struct mbuf *m, uint32_t *len, bool part)
@@ -131,12 +131,12 @@ take_inside(struct tcp_conn *c, struct mbuf *t, const struct mbuf *m, uint32_t *
 /*
  * keep() - take as much of a segment as the budget allows
  * @m: its data; consumed
- * @len: bytes of that; then: bytes taken, from the first on
+ * @len: in: its bytes; out: bytes taken, from the first on
  * @t: mbuf that they come behind; NULL
- * @ordered: they are next in order: a part of them will do
+ * @ordered: they are next in order, and taking only part of them is allowed
  * @tail: last mbuf of the chain returned
  *
- * Return: a chain; NULL when they were put into @t, or nothing was taken.
+ * Return: a chain; NULL if they went into @t, or nothing was taken.
  */
 static struct mbuf *
 keep(struct tcp_conn *c, struct mbuf *m, uint32_t *len, struct mbuf *t, bool ordered,
@@ -181,7 +181,7 @@ keep(struct tcp_conn *c, struct mbuf *m, uint32_t *len, struct mbuf *t, bool ord
     return n;
 }
 
-/* deliver() - @len bytes in order for the reader; @head is NULL when they are behind the last already */
+/* deliver() - give @len bytes in order to the reader; @head is NULL if they were appended already */
 static void
 deliver(struct tcp_conn *c, uint32_t len, struct mbuf *head, struct mbuf *tail)
 {
@@ -197,7 +197,7 @@ deliver(struct tcp_conn *c, uint32_t len, struct mbuf *head, struct mbuf *tail)
     c->bytes_received += len;
 }
 
-/* range_free() - give up the data of a range */
+/* range_free() - free the data of a range */
 static void
 range_free(struct tcp_conn *c, unsigned i)
 {
@@ -229,7 +229,7 @@ tcp_reass(struct tcp_conn *c, uint32_t seq, uint32_t len, struct mbuf *m)
     unsigned i;
 
     if (seq == c->rcv_nxt && c->nranges) {
-        /* What is next must not wait for pages that hold what comes later: RFC 2018 8 allows that. */
+        /* The next data must not wait for pages that hold later data, which RFC 2018 8 lets us drop. */
         mem_count(c->in, m, &pages, &mbufs);
         if (pages > tcp_mem_pages(c, true) || mbufs > tcp_mem_mbufs(c, true)) {
             tcp_reass_free(c);
@@ -242,7 +242,7 @@ tcp_reass(struct tcp_conn *c, uint32_t seq, uint32_t len, struct mbuf *m)
         return len != 0;
     }
 
-    /* The range it begins in or goes before. */
+    /* Find the range that it begins in or precedes. */
     for (i = 0; i < c->nranges && SEQ_LT(c->range[i].end, seq); i++)
         ;
     if (i < c->nranges && SEQ_LEQ(c->range[i].start, seq)) {
@@ -258,9 +258,9 @@ tcp_reass(struct tcp_conn *c, uint32_t seq, uint32_t len, struct mbuf *m)
         m_adj(m, (int)over);
         seq += over;
         len -= over;
-        i++; /* it goes behind that one */
+        i++; /* it follows that one */
     }
-    /* What lies wholly inside it is no longer needed; what it runs into at the end is kept. */
+    /* Ranges wholly inside it are no longer needed; the one that it overlaps at the end is kept. */
     while (i < c->nranges && SEQ_LEQ(c->range[i].end, end)) {
         range_free(c, i);
         range_remove(c, i);
@@ -337,7 +337,7 @@ tcp_rcv_free(struct tcp_conn *c)
     c->rcv_cc = 0;
 }
 
-/* room_worth_telling() - is the window so much larger now that the peer should know? */
+/* room_worth_telling() - has the window grown enough to tell the peer? */
 static bool
 room_worth_telling(const struct tcp_conn *c)
 {
@@ -370,13 +370,13 @@ tcp_recv(struct tcp_conn *c, uint32_t max)
         last = m;
     }
     if (m && len < max) {
-        /* A part of this one, sharing its page. */
+        /* Part of this mbuf, sharing its page. */
         struct mbuf *next = m->m_next, *after;
 
         m->m_next = NULL;
         rest = m_split(m, (int)(max - len), M_NOWAIT);
         if (rest) {
-            /* Both parts count until the first is let go below. */
+            /* Both parts count until the first is released below. */
             hold(c, rest, 0);
             for (after = rest; after->m_next; after = after->m_next)
                 ;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The scoreboard of RFC 6675, kept as the holes between what was SACKed.
+ * The scoreboard of RFC 6675, kept as the holes between SACKed ranges.
  *
- * A peer that cannot SACK uses it too: then a hole is the segment at snd_una that three duplicate
- * acknowledgements gave up (RFC 6582), or all that was in flight when the timer fired.
+ * It also serves peers without SACK: then a hole is the segment at snd_una that three duplicate
+ * acknowledgements marked as lost (RFC 6582), or everything in flight when the timer fired.
  */
 #include <string.h>
 
@@ -17,7 +17,7 @@ tcp_sb_reset(struct tcp_conn *c)
     c->sb.n = c->sb.nlost = 0;
 }
 
-/* sb_count() - bring the sum up to date. */
+/* sb_count() - update the sum. */
 static void
 sb_count(struct tcp_conn *c)
 {
@@ -57,7 +57,7 @@ tcp_sb_ack(struct tcp_conn *c)
     sb_count(c);
 }
 
-/* sb_cut() - [start, end), below fack, was received: take it out of the holes. */
+/* sb_cut() - [start, end), below fack, was received: remove it from the holes. */
 static void
 sb_cut(struct tcp_scoreboard *sb, uint32_t start, uint32_t end)
 {
@@ -82,7 +82,7 @@ sb_cut(struct tcp_scoreboard *sb, uint32_t start, uint32_t end)
             i++;
         } else {
             if (sb->n == TCP_MAX_HOLES)
-                break; /* no room to know better: the worst is sending it again */
+                break; /* no room to record it: at worst it is resent */
             memmove(h + 1, h, (sb->n - i) * sizeof(*h));
             sb->n++;
             sb->nlost += i < sb->nlost;
@@ -96,10 +96,10 @@ sb_cut(struct tcp_scoreboard *sb, uint32_t start, uint32_t end)
 }
 
 /*
- * sb_judge() - which holes are lost, RFC 6675 section 4, IsLost()
+ * sb_judge() - decide which holes are lost, RFC 6675 section 4, IsLost()
  *
- * Lost means: three ranges, or more than two segments' worth of bytes, were SACKed above. What
- * was sent again and is still missing when three segments sent later have arrived was lost again.
+ * A hole is lost if three ranges, or more than two segments' worth of bytes, were SACKed above it.
+ * Resent data that are still missing after three segments sent later have arrived were lost again.
  */
 static void
 sb_judge(struct tcp_conn *c)
@@ -138,7 +138,7 @@ tcp_sb_sack(struct tcp_conn *c, const struct tcp_seg *seg)
     for (unsigned i = 0; i < seg->nsack; i++) {
         uint32_t start = seg->sack[i].start, end = seg->sack[i].end;
 
-        /* One that begins below the acknowledgement tells of a duplicate (RFC 2883), or is nonsense. */
+        /* A block below the acknowledgement reports a duplicate (RFC 2883), or is invalid. */
         if (!SEQ_LT(start, end) || SEQ_LEQ(start, c->snd_una) || SEQ_GT(end, c->snd_nxt))
             continue;
         if (SEQ_GT(end, sb->fack)) {
@@ -182,7 +182,7 @@ tcp_sb_lose_all(struct tcp_conn *c)
 {
     struct tcp_scoreboard *sb = &c->sb;
 
-    /* The byte it waits for was SACKed: the peer has thrown it away again (RFC 2018, 8). */
+    /* The byte that the peer waits for was SACKed: the peer has discarded it (RFC 2018, 8). */
     if (sb->fack != c->snd_una && (!sb->n || sb->hole[0].start != c->snd_una)) {
         sb->n = 0;
         sb->fack = c->snd_una;
@@ -222,7 +222,7 @@ tcp_sb_pipe(const struct tcp_conn *c)
 
     for (unsigned i = 0; i < sb->nlost; i++)
         out += sb->hole[i].end - sb->hole[i].rxmit;
-    /* Without SACK a duplicate acknowledgement says that some segment has left. */
+    /* Without SACK a duplicate acknowledgement says that some segment has left the network. */
     if (!c->sack_ok)
         out += u32_min(c->dupacks * c->mss, pipe - out);
     return pipe - u32_min(out, pipe);

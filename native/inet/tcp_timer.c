@@ -24,8 +24,9 @@ tcp_arm_rexmt(struct tcp_conn *c)
 
     c->rexmt = RM_RTO;
     /*
-     * RFC 8985 7.2: two round trips after the last segment of a flight ask for an acknowledgement, if
-     * nothing else is known to be wrong. A single segment's may be delayed longer than the timeout.
+     * RFC 8985 7.2: probe for an acknowledgement two round trips after the last segment of a
+     * flight, unless a loss is known already. The acknowledgement of a single segment may be
+     * delayed longer.
      */
     if (c->sack_ok && c->cc == CC_OPEN && !c->probe_out && !c->backoff && c->srtt &&
         !c->sb.sacked && tcp_synchronized(c) && tcp_flight(c) > c->mss && !tcp_window_shrunk(c)) {
@@ -60,11 +61,11 @@ tcp_rtt_sample(struct tcp_conn *c, uint64_t rtt)
         c->rto = TCP_RTO_MIN;
     if (c->rto > TCP_RTO_MAX)
         c->rto = TCP_RTO_MAX;
-    /* 5: only now, and not with the acknowledgement of a retransmission */
+    /* 5: only now, and not for the acknowledgement of a retransmission */
     c->backoff = 0;
 }
 
-/* too_often() - one more retransmission; true: the connection was given up, and may be gone. */
+/* too_often() - count a retransmission; true: the connection was given up, and may be freed. */
 static bool
 too_often(struct tcp_conn *c)
 {
@@ -74,7 +75,7 @@ too_often(struct tcp_conn *c)
 
     if (++c->retries <= limit)
         return false;
-    if (c->class == TC_ORPHAN) { /* its peer may be there, and take nothing */
+    if (c->class == TC_ORPHAN) { /* its peer may be alive, but accept nothing */
         c->in->stats.orphans_dropped++;
         tcp_abort(c);
         return true;
@@ -86,10 +87,10 @@ too_often(struct tcp_conn *c)
 static void
 timeout(struct tcp_conn *c)
 {
-    /* What is missing may be missing because it cannot be sent any more: not every device tells. */
+    /* The data may be missing because they can no longer be read: not every device reports that. */
     if (too_often(c) || !tcp_check_sndbuf(c))
         return;
-    /* RFC 9293 3.8.6.1: against a shut window it is a probe, and says nothing of the path. */
+    /* RFC 9293 3.8.6.1: with a shut window it is a probe, and says nothing about the path. */
     if (tcp_synchronized(c) && !c->snd_wnd) {
         c->in->stats.tx_probes++;
         c->probes++;
@@ -99,7 +100,7 @@ timeout(struct tcp_conn *c)
     }
     c->rtt_active = false;
     if (!tcp_synchronized(c)) {
-        /* The handshake's own segment goes out again, or at last; an answer to the first still counts. */
+        /* Send the handshake's segment again, or for the first time; an answer to the first still counts. */
         c->force_rtx = true;
         c->cwnd = c->mss; /* RFC 5681 3.1: after a lost SYN one segment */
         c->in->stats.tx_retransmits++;
@@ -107,7 +108,7 @@ timeout(struct tcp_conn *c)
         tcp_transmit(c);
         return;
     }
-    /* RFC 5681 (4): the amount in flight counts once, not again when the retransmission is lost too. */
+    /* RFC 5681 (4): ssthresh follows the amount in flight once, not again if the retransmission is lost too. */
     if (c->retries == 1) {
         c->ssthresh = u32_max(tcp_flight(c) / 2, 2 * c->mss);
         if (c->cc != CC_LOSS)
@@ -174,7 +175,7 @@ tcp_timers(struct inet *in)
             if (t != TT_REXMT)
                 inet_timer(in, c->timer[t]);
         if (in->now >= c->timer[TT_REXMT])
-            rexmt_timer(c); /* it may be gone */
+            rexmt_timer(c); /* it may be freed */
         else
             inet_timer(in, c->timer[TT_REXMT]);
     }

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a user does with a connection, in single steps that leave nothing unowned.
+ * The user's operations on a connection, as single steps that leave nothing unowned.
  *
- * A user in a language whose signal handlers raise may be interrupted after any call and before it has
- * stored the result. So results go where the user's object already points, and a pointer that is given
- * up becomes NULL in the same step.
+ * In a language whose signal handlers raise exceptions, the user may be interrupted after a call
+ * but before storing its result. So results go directly into the user's object, and a released
+ * pointer becomes NULL in the same step.
  */
 #include <errno.h>
 
 #include "inet/tcp_var.h"
 #include "mbuf/mbuf_zone.h"
 
-/* Copied or shared at a time, before acknowledgements are looked at. */
+/* Bytes copied or shared at a time, before checking for acknowledgements. */
 #define PIECE_BYTES (256u << 10)
-/* Less room than this is not worth an mbuf, as FreeBSD's so_snd.sb_lowat. */
+/* Less room than this is not worth an mbuf, like FreeBSD's so_snd.sb_lowat. */
 #define LOWAT_BYTES 2048u
 
 bool
@@ -46,7 +46,7 @@ inet_let_go(struct inet **in)
     inet_destroy(inet);
 }
 
-/* ask_again() - of what the application gives back to the pools nobody tells us */
+/* ask_again() - retry later, as nothing tells us when the application frees memory */
 static void
 ask_again(struct inet *in)
 {

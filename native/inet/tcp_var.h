@@ -41,11 +41,10 @@ seq_min(uint32_t a, uint32_t b)
 #define TCP_SYN_RETRIES 5    /* a minute in all */
 #define TCP_RETRIES 11       /* three to five minutes; RFC 9293 3.8.3 wants 100 seconds at least */
 #define TCP_ORPHAN_RETRIES 7 /* once its user has closed it */
-#define TCP_MSL (500 * NS_PER_MS) /* one wire, no routers that could keep a segment */
-#define TCP_FIN_WAIT_2                                                                             \
-    (60 * NS_PER_S)            /* for a peer that never finishes, after the user has closed */
-#define TCP_CHALLENGES_PER_S 5 /* per connection, RFC 5961 7 */
-#define TCP_STRAY_INTERVAL (500 * NS_PER_MS)     /* between answers to unacceptable segments */
+#define TCP_MSL (500 * NS_PER_MS)            /* one wire, no routers that could keep a segment */
+#define TCP_FIN_WAIT_2 (60 * NS_PER_S)       /* for a peer that never finishes, after our close */
+#define TCP_CHALLENGES_PER_S 5               /* per connection, RFC 5961 7 */
+#define TCP_STRAY_INTERVAL (500 * NS_PER_MS) /* between answers to unacceptable segments */
 #define TCP_PAWS_IDLE (24ull * 86400 * NS_PER_S) /* RFC 7323 5.5 */
 
 #define TCP_CONNS_MAX 16384u    /* fewer with few mbufs: see mem.c */
