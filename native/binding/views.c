@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * nic_harness._views: the memoryviews of a burst of frames, made in one call, which cffi cannot: it makes a cdata, a
- * buffer and a memoryview, or a slice of one, for each.
+ * nic_harness._views: makes the memoryviews of a burst of frames in one call. cffi cannot: it makes
+ * a cdata, a buffer and a memoryview, or a slice of one, for each frame.
  */
 #include <Python.h>
 
 #include "nic/frames.h"
 
 /*
- * What the views of a burst are views of. It lives as long as one of them, or a slice of one. The garbage collector
- * need not know it: its owner is a cdata that leads to the machine only, and so never back here.
+ * The object behind the views of a burst. It lives as long as any of them, or a slice of one. The
+ * garbage collector need not track it: its owner is a cdata that refers only to the machine, and so
+ * never back here.
  */
 struct pages {
     PyObject_HEAD
-    PyObject *owner;          /* of the frames, which live as long as it does */
-    const struct frame *next; /* whose bytes the next view has; NULL: all are made */
+    PyObject *owner;          /* keeps the frames alive */
+    const struct frame *next; /* the frame of the next view; NULL: all are made */
 };
 
 static int
@@ -47,7 +48,7 @@ static PyTypeObject pages_type = {
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 };
 
-/* append_views() - a view, or None, for each of @n frames; -1 with an exception set */
+/* append_views() - append a view, or None, for each of @n frames; -1 with an exception set on error */
 static int
 append_views(PyObject *list, PyObject *owner, const struct frame *f, Py_ssize_t n)
 {
@@ -57,7 +58,7 @@ append_views(PyObject *list, PyObject *owner, const struct frame *f, Py_ssize_t 
     if (!pages)
         return -1;
     pages->owner = Py_NewRef(owner);
-    /* The list grows, for its views may set off a garbage collection: nobody finds gaps in it. */
+    /* Append one by one: making a view may start a garbage collection, which must not see gaps in the list. */
     for (Py_ssize_t i = 0; i < n && err == 0; i++) {
         PyObject *view;
 

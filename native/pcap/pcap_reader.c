@@ -19,9 +19,9 @@ __extension__ typedef __int128 i128;
 enum {
     FRAME = 1,
     MORE = -EAGAIN
-}; /* what a step says; 0: it passed over something */
+}; /* results of a step; 0: it skipped something */
 
-/* pcap(5): the file's header, and what stands before each frame. */
+/* pcap(5): the file header, and the header of each frame. */
 #define PCAP_MICROSECONDS 0xA1B2C3D4u
 #define PCAP_NANOSECONDS 0xA1B23C4Du
 #define PCAP_KUZNETZOV 0xA1B2CD34u
@@ -31,7 +31,7 @@ struct pcap_header {
     uint16_t major, minor;
     uint32_t reserved[2];
     uint32_t snaplen;
-    uint32_t link; /* 16 bits of link type; above, the length of the frame check sequence */
+    uint32_t link; /* 16 bits of link type; above them, the length of the frame check sequence */
 };
 _Static_assert(sizeof(struct pcap_header) == 24, "pcap(5)");
 #define PCAP_LINK(link) ((link) & 0xFFFFu)
@@ -44,7 +44,7 @@ struct pcap_record {
 };
 _Static_assert(sizeof(struct pcap_record) == 16, "pcap(5)");
 
-/* What Kuznetzov's variant has behind that. */
+/* Additional fields of Kuznetzov's variant. */
 struct pcap_record_more {
     uint32_t ifindex;
     uint16_t protocol;
@@ -67,17 +67,16 @@ struct pcap_reader {
     int (*step)(struct pcap_reader *r, struct pcap_frame *out);
     uint8_t *buffer;
     size_t size;
-    size_t head, tail; /* what was fed and not used */
-    size_t need;       /* bytes from head that the next step waits for */
-    uint64_t skip;     /* bytes still to be passed over */
-    uint32_t
-        skipped; /* total length of the block that they belong to, whose end comes behind them; or 0 */
+    size_t head, tail; /* bytes fed but not yet used */
+    size_t need;       /* bytes from head that the next step needs */
+    uint64_t skip;     /* bytes still to skip */
+    uint32_t skipped;  /* total length of the block being skipped, whose end follows; or 0 */
     bool ended, swapped;
     int error;
     char problem[120];
     struct pcap_progress progress;
 
-    bool timed; /* a frame had a time: this one */
+    bool timed; /* a frame had a time, which this is */
     int64_t sec;
     uint32_t nsec;
 
@@ -88,9 +87,9 @@ struct pcap_reader {
         uint16_t minor;
     } pcap;
 
-    struct interface *interface; /* of pcapng's section */
+    struct interface *interface; /* of the pcapng section */
     uint32_t ninterfaces, room_interfaces;
-    uint64_t interfaces; /* those that are not in the table, too */
+    uint64_t interfaces; /* including those not in the table */
 };
 
 static int begin(struct pcap_reader *r, struct pcap_frame *out);
@@ -133,7 +132,7 @@ pcap_reader_room(struct pcap_reader *r, size_t *room)
         r->head = 0;
         r->tail = kept;
     }
-    /* It grows with what came, not with what a length promises. */
+    /* It grows with the data received, not with the length that a header claims. */
     if (r->tail == r->size) {
         uint8_t *larger = realloc(r->buffer, 2 * r->size);
 
@@ -165,7 +164,7 @@ pcap_reader_progress(const struct pcap_reader *r, struct pcap_progress *out)
     *out = r->progress;
 }
 
-/* wrong() - the end of it: the words, and @code for the step to return */
+/* wrong() - record a final error and its text; returns @code */
 __attribute__((format(printf, 3, 4))) static int
 wrong(struct pcap_reader *r, int code, const char *words, ...)
 {
@@ -177,7 +176,7 @@ wrong(struct pcap_reader *r, int code, const char *words, ...)
     return r->error = code;
 }
 
-/* have() - whether the buffer has @len bytes from the head; if not, that many are waited for */
+/* have() - does the buffer have @len bytes from the head? If not, wait for that many */
 static bool
 have(struct pcap_reader *r, size_t len)
 {
@@ -223,13 +222,13 @@ count_other(struct pcap_reader *r, uint16_t link)
     while (i < p->nother && p->other[i].link != link)
         i++;
     if (i == PCAP_OTHER_LINKS)
-        return; /* only in the sum */
+        return; /* counted only in the total */
     if (i == p->nother)
         p->other[p->nother++].link = link;
     p->other[i].frames++;
 }
 
-/* finish() - a frame whose bytes and lengths are known, less @fcs octets at its end */
+/* finish() - complete a frame whose data and lengths are known, without the @fcs octets at its end */
 static void
 finish(struct pcap_reader *r, struct pcap_frame *f, uint32_t fcs)
 {
@@ -264,7 +263,7 @@ pcap_step(struct pcap_reader *r, struct pcap_frame *out)
     uint32_t caplen = u32(r, h.caplen);
     uint32_t len = u32(r, h.len);
 
-    /* They changed places with version 2.3, whose writers had it either way. */
+    /* The two were swapped in version 2.3, whose writers used either order. */
     if (r->pcap.minor < 3 || (r->pcap.minor == 3 && caplen > len)) {
         uint32_t swap = caplen;
 
@@ -340,7 +339,7 @@ power_of_10(unsigned n)
     return v;
 }
 
-/* set_time() - @ticks of an interface's resolution (section 4.2: a power of 10 or of 2) and offset */
+/* set_time() - convert @ticks by an interface's resolution (section 4.2: a power of 10 or 2) and offset */
 static void
 set_time(struct pcap_frame *f, const struct interface *i, uint64_t ticks)
 {
@@ -369,13 +368,13 @@ set_time(struct pcap_frame *f, const struct interface *i, uint64_t ticks)
     f->timed = true;
 }
 
-/* An option: its value, and where the next one begins. */
+/* An option: its value, and the start of the next one. */
 struct option {
     uint16_t code, len;
     const uint8_t *value;
 };
 
-/* next_option() - 1, 0 at the end, or an error */
+/* next_option() - 1 if there is one, 0 at the end, or an error */
 static int
 next_option(struct pcap_reader *r, const uint8_t **p, const uint8_t *end, struct option *out)
 {
@@ -383,7 +382,7 @@ next_option(struct pcap_reader *r, const uint8_t **p, const uint8_t *end, struct
     size_t left = (size_t)(end - *p);
 
     if (left < sizeof(o))
-        return 0; /* the end may lack its mark */
+        return 0; /* the end marker is optional */
     memcpy(&o, *p, sizeof(o));
     out->code = u16(r, o.code);
     out->len = u16(r, o.len);
@@ -399,7 +398,7 @@ next_option(struct pcap_reader *r, const uint8_t **p, const uint8_t *end, struct
     return 1;
 }
 
-/* fcs_octets() - if_fcslen counts bits; its writers count octets, too, of which there are fewer than eight */
+/* fcs_octets() - if_fcslen counts bits, but some writers count octets, which are fewer than eight */
 static uint8_t
 fcs_octets(uint8_t said)
 {
@@ -415,7 +414,7 @@ section_block(struct pcap_reader *r, const uint8_t *body)
     if (u16(r, s.major) != 1)
         return wrong(r, -EOPNOTSUPP, "it is of version %u.%u of pcapng", u16(r, s.major),
                      u16(r, s.minor));
-    /* The blocks say how long they are: the section's length is of no use. Interfaces begin anew. */
+    /* The section's length is not needed, as each block has its own. The interfaces start anew. */
     r->ninterfaces = 0;
     r->interfaces = 0;
     r->progress.begun = true;
@@ -450,7 +449,7 @@ interface_block(struct pcap_reader *r, const uint8_t *body, const uint8_t *end)
         return more;
     r->interfaces++;
     if (r->ninterfaces == PCAP_MOST_INTERFACES)
-        return 0; /* a frame of it will say so */
+        return 0; /* its frames report that */
     if (r->ninterfaces == r->room_interfaces) {
         uint32_t room = r->room_interfaces ? 2 * r->room_interfaces : FIRST_INTERFACES;
         struct interface *larger = realloc(r->interface, room * sizeof(*larger));
@@ -464,7 +463,7 @@ interface_block(struct pcap_reader *r, const uint8_t *body, const uint8_t *end)
     return 0;
 }
 
-/* find_interface() - of a frame, which is counted; NULL: there is none, and the error is set */
+/* find_interface() - find a frame's interface, and count the frame; NULL, with the error set, if there is none */
 static const struct interface *
 find_interface(struct pcap_reader *r, uint32_t number)
 {
@@ -479,7 +478,7 @@ find_interface(struct pcap_reader *r, uint32_t number)
     return NULL;
 }
 
-/* give() - @f when it is Ethernet's */
+/* give() - pass on @f if it is an Ethernet frame */
 static int
 give(struct pcap_reader *r, struct pcap_frame *f, const struct interface *i, uint32_t fcs)
 {
@@ -555,7 +554,7 @@ simple_packet_block(struct pcap_reader *r, const uint8_t *body, const uint8_t *e
     return give(r, out, i, i->fcs);
 }
 
-/* fixed() - bytes that the body of a block begins with, of the types that are read */
+/* fixed() - size of the fixed part of a block's body, for the types that are read */
 static size_t
 fixed(uint32_t type)
 {
@@ -607,7 +606,7 @@ pcapng_step(struct pcap_reader *r, struct pcap_frame *out)
 
     if (total < PCAPNG_BLOCK_BYTES + fixed(type) || total > PCAP_MOST_BLOCK || total % 4 != 0)
         return wrong(r, -EBADMSG, "a block of %u bytes", total);
-    if (fixed(type) == 0) { /* of no use here */
+    if (fixed(type) == 0) { /* not needed here */
         r->skip = total - 4;
         r->skipped = total;
         return 0;
@@ -631,7 +630,7 @@ pcapng_step(struct pcap_reader *r, struct pcap_frame *out)
     return said;
 }
 
-/* pass_over() - a block that is of no use, as its bytes come: it is never in the buffer as a whole */
+/* pass_over() - skip a block piece by piece, so that it need not fit into the buffer */
 static int
 pass_over(struct pcap_reader *r)
 {

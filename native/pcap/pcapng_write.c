@@ -7,7 +7,7 @@
 #include "device/capture.h"
 #include "pcap/pcapng.h"
 
-/* A block that is being written, with options at its end; @full once something did not fit. */
+/* A block being written, with options at its end; @full is set once something did not fit. */
 struct writer {
     char *out;
     size_t room, done;
@@ -44,7 +44,7 @@ static struct writer
 begin(void *out, size_t room, enum pcapng_type type, const void *body, size_t len)
 {
     struct writer w = {.out = out, .room = room};
-    struct pcapng_block b = {.type = type}; /* its length comes with the end */
+    struct pcapng_block b = {.type = type}; /* its length is set at the end */
 
     put(&w, &b, sizeof(b));
     put(&w, body, len);
@@ -116,7 +116,7 @@ pcapng_statistics(void *out, size_t room, const struct pcapng_summary *s)
     return end(&w);
 }
 
-/* What stands behind a frame and its padding. */
+/* What follows a frame and its padding. */
 struct packet_tail {
     struct pcapng_option flags_option;
     uint32_t flags;

@@ -15,42 +15,45 @@
 #define STATX_DIOALIGN 0x00002000u /* Linux 6.1 */
 #endif
 
-/* struct statx as far as it is needed here; headers may be older than its last fields. */
+/* The fields of struct statx that we need; system headers may lack the last ones. */
 #define STATX_DIO_OFFSET_ALIGN 156 /* offsetof(struct statx, stx_dio_offset_align) */
 
 struct direct {
     struct pbuf_pool *pool;
     int fd;
-    int windows;       /* may still be taken: the buffers' pfreecnt */
-    uint32_t refs;     /* the opener's, and one for each window passed on */
+    int windows;       /* windows left to take: the buffers' pfreecnt */
+    uint32_t refs;     /* one for the opener, one for each window passed on */
     uint32_t align;    /* of offsets and lengths, bytes */
-    uint32_t ahead;    /* reads queued at a time */
-    uint32_t underway; /* reads the kernel has */
+    uint32_t ahead;    /* most reads queued at a time */
+    uint32_t underway; /* reads in flight */
     bool ended;        /* the last read at pos found nothing */
     int64_t pos;       /* next byte to pass on */
     int64_t next;      /* next byte to read */
     int error;
     struct uring ring;
     struct direct_stats stats;
-    uint32_t head, tail; /* queue[head .. tail): in order of the file */
+    uint32_t head, tail; /* queue[head .. tail): in file order */
     struct buf *queue[DIRECT_AHEAD];
 };
 
-/* Of a queued buffer: b_offset first byte; b_bcount bytes wanted; b_resid bytes not read; b_ioflags; b_error. */
+/*
+ * A queued buffer uses b_offset (first byte), b_bcount (bytes wanted), b_resid (bytes not read),
+ * b_ioflags and b_error.
+ */
 
-/* alignment() - what offsets of direct reads of a file must be multiples of; 0 when there are none */
+/* alignment() - alignment of offsets for direct reads of a file; 0 if it has none */
 static uint32_t
 alignment(int fd)
 {
     union {
         struct statx st;
-        uint32_t word[64]; /* 256 bytes, whatever the header knows of them */
+        uint32_t word[64]; /* 256 bytes, whatever the header defines */
     } u;
 
     memset(&u, 0, sizeof(u));
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &u) < 0 ||
         !(u.st.stx_mask & STATX_DIOALIGN))
-        return (uint32_t)PAGE_SIZE; /* an old kernel: a page satisfies every disk there is */
+        return (uint32_t)PAGE_SIZE; /* old kernel: a page suits every disk */
     uint32_t align = u.word[STATX_DIO_OFFSET_ALIGN / 4];
 
     return align == 0 ? 0 : align < PAGE_SIZE ? (uint32_t)PAGE_SIZE : align;
@@ -115,7 +118,7 @@ oldest(struct direct *d)
     return d->queue[d->head % DIRECT_AHEAD];
 }
 
-/* discard() - the oldest buffer goes back, unused or used up */
+/* discard() - release the oldest buffer, unused or used up */
 static void
 discard(struct direct *d)
 {
@@ -123,7 +126,7 @@ discard(struct direct *d)
     d->head++;
 }
 
-/* ask() - fill in a request for what is missing of a buffer; there is room for one per buffer */
+/* ask() - fill in a request for the missing part of a buffer; there is room for one per buffer */
 static void
 ask(struct direct *d, struct buf *bp)
 {
@@ -137,7 +140,7 @@ ask(struct direct *d, struct buf *bp)
     d->stats.reads++;
 }
 
-/* complete() - what a read says; true when there is more to ask for */
+/* complete() - process a read's result; true if there is more to read */
 static bool
 complete(struct direct *d, struct buf *bp, int32_t res)
 {
@@ -150,7 +153,7 @@ complete(struct direct *d, struct buf *bp, int32_t res)
     } else {
         bp->b_resid -= res;
         d->stats.bytes += (uint64_t)res;
-        /* A read that ends on no boundary ended with the file; one that ends on one may have been cut. */
+        /* A read that ends off a boundary ended with the file; one that ends on a boundary may have been cut. */
         if (res > 0 && bp->b_resid > 0 && (uint32_t)res % d->align == 0)
             return true;
     }
@@ -158,7 +161,7 @@ complete(struct direct *d, struct buf *bp, int32_t res)
     return false;
 }
 
-/* reap() - take completions in; requests for the rest of cut reads are filled in */
+/* reap() - process completions, and fill in requests for the rest of cut reads */
 static void
 reap(struct direct *d)
 {
@@ -175,7 +178,7 @@ reap(struct direct *d)
     uring_advance(&d->ring, n);
 }
 
-/* flush() - hand the requests over; 0 or -errno */
+/* flush() - submit the requests; 0 or -errno */
 static int
 flush(struct direct *d)
 {
@@ -184,7 +187,7 @@ flush(struct direct *d)
     d->stats.syscalls++;
     int r = uring_submit(&d->ring);
 
-    /* For lack of memory, or with completions in the way: they are handed over next time. */
+    /* Out of memory, or completions must be taken first: submit them next time. */
     return r < 0 && r != -EAGAIN && r != -EBUSY && r != -EINTR ? r : 0;
 }
 
@@ -194,7 +197,7 @@ direct_ahead(struct direct *d, int64_t limit)
     if (d->error)
         return d->error;
     reap(d);
-    if (d->head == d->tail) /* also after the file was found to end, and has grown since */
+    if (d->head == d->tail) /* also if the file ended here but has grown since */
         d->next = d->pos & ~(int64_t)(d->align - 1);
     while (d->tail - d->head < d->ahead && d->next < limit) {
         struct buf *bp = pbuf_try(d->pool, &d->windows, RETURN_SITE());
@@ -256,11 +259,11 @@ direct_next(struct direct *d, int64_t limit, struct direct_chunk *out)
             __atomic_fetch_add(&d->refs, 1, __ATOMIC_RELAXED);
             return 1;
         }
-        /* Nothing at pos: the file ended before it when this was read. So was what lies behind it. */
+        /* Nothing at pos: the file ended before it at the time of the read. Later reads are stale too. */
         discard(d);
         if (d->head != d->tail)
             continue;
-        if (d->ended) { /* it was looked at again, and still ends here */
+        if (d->ended) { /* it was read again, and still ends here */
             d->ended = false;
             return -ENODATA;
         }
@@ -277,7 +280,7 @@ direct_wait_fd(const struct direct *d)
 void
 direct_close(struct direct *d)
 {
-    /* The kernel writes into the windows until the last read is done: disks answer. */
+    /* The kernel writes into the windows until the last read is complete, which always happens. */
     while (d->underway > 0) {
         reap(d);
         if (d->underway == 0)
@@ -285,7 +288,7 @@ direct_close(struct direct *d)
         int r = uring_submit_and_wait(&d->ring, 1, 100000000);
 
         if (r < 0 && d->underway == uring_pending(&d->ring))
-            break; /* the kernel takes no more, and has none */
+            break; /* the kernel accepts no more, and has none */
     }
     while (d->head != d->tail)
         discard(d);

@@ -9,11 +9,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-/* What is handed over at a time: few mbufs for many frames, and still a fine enough grain to free. */
+/* Size of a chunk: few mbufs for many frames, yet small enough to be freed soon. */
 #define CHUNK_BYTES ((int64_t)256 * 1024)
 #define COPY_PAGES 64u
 
-/* Past the page cache a chunk is a window; a wait for the disk is also one for the NIC, in turns of this. */
+/* Without the page cache a chunk is a window; waits for the disk also watch the NIC, in turns of this length. */
 #define DIRECT_TURN_NS 1000000
 
 static int64_t
@@ -46,7 +46,7 @@ connection_error(const struct sendfile *s)
     }
 }
 
-/* begin_direct() - half of all windows, at most, are one transfer's */
+/* begin_direct() - a transfer may use at most half of all windows */
 static int
 begin_direct(struct sendfile *s, int fd)
 {
@@ -95,7 +95,7 @@ sendfile_begin(struct sendfile *s, struct tcp_conn *c, struct inet *in, struct s
     return 0;
 }
 
-/* resident() - is the file's [offset, offset + len) in memory? (SF_NODISKIO) */
+/* resident() - is [offset, offset + len) of the file in memory? (SF_NODISKIO) */
 static bool
 resident(struct sendfile *s, int64_t len)
 {
@@ -110,7 +110,7 @@ resident(struct sendfile *s, int64_t len)
     return true;
 }
 
-/* map_chunk() - at most @len bytes of the file as an mbuf over its mapped pages */
+/* map_chunk() - map at most @len bytes of the file as an mbuf */
 static int
 map_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
 {
@@ -122,8 +122,8 @@ map_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
     if (m == NULL)
         return -ENOBUFS;
     /*
-     * Never a sleep here: the buffers we would wait for are freed by acknowledgements, and those are
-     * taken in by this very thread. sendfile_run() polls for them and comes back.
+     * Never sleep here: acknowledgements free the buffers we would wait for, and this very thread
+     * receives them. sendfile_run() polls for them and tries again.
      */
     int err =
         sf_run_alloc(s->object, (vm_pindex_t)s->offset >> PAGE_SHIFT, npages, SFB_NOWAIT, &run);
@@ -142,7 +142,7 @@ map_chunk(struct sendfile *s, int64_t len, struct mbuf **out)
     return 0;
 }
 
-/* copy_chunk() - at most @len bytes of the file, read into jumbo pages, or into the @inside of an mbuf */
+/* copy_chunk() - read at most @len bytes of the file into jumbo pages, or into an mbuf itself (@inside) */
 static int
 copy_chunk(struct sendfile *s, int64_t len, bool inside, struct mbuf **out)
 {
@@ -179,7 +179,7 @@ copy_chunk(struct sendfile *s, int64_t len, bool inside, struct mbuf **out)
     s->syscalls++;
     if (got <= 0) {
         m_freem(top);
-        return got < 0 ? -EIO : -EFAULT; /* 0: the file ended meanwhile */
+        return got < 0 ? -EIO : -EFAULT; /* 0: the file has ended meanwhile */
     }
     arena_count_copy(s->jumbo->arena, (size_t)got);
     unsigned made = m_length(top, NULL);
@@ -190,7 +190,7 @@ copy_chunk(struct sendfile *s, int64_t len, bool inside, struct mbuf **out)
     return 0;
 }
 
-/* direct_chunk() - the next window of the file; -EAGAIN when the disk has not delivered it yet */
+/* direct_chunk() - get the next window of the file; -EAGAIN if the disk has not delivered it yet */
 static int
 direct_chunk(struct sendfile *s, int64_t left, struct mbuf **out)
 {
@@ -199,7 +199,7 @@ direct_chunk(struct sendfile *s, int64_t left, struct mbuf **out)
 
     if (m == NULL)
         return -ENOBUFS;
-    /* All of the window is taken, though the file may have grown since its size was asked. */
+    /* Take the whole window, although the file may have grown since its size was read. */
     int64_t most = s->end < 0 ? MAXPHYS : s->end - s->offset;
     int r = direct_next(s->direct, s->offset + left, &c);
 
@@ -214,7 +214,7 @@ direct_chunk(struct sendfile *s, int64_t left, struct mbuf **out)
     return 0;
 }
 
-/* hand_over_part() - of a chain that is longer than the whole send buffer, what fits; as hand_over() */
+/* hand_over_part() - hand over what fits of a chain longer than the whole send buffer; returns like hand_over() */
 static int
 hand_over_part(struct sendfile *s, struct mbuf *m)
 {
@@ -234,7 +234,7 @@ hand_over_part(struct sendfile *s, struct mbuf *m)
     return 1;
 }
 
-/* hand_over() - give a chain to the connection; 1 done, 0 no room yet, -errno */
+/* hand_over() - give a chain to the connection; returns 1 if done, 0 if there is no room yet, or -errno */
 static int
 hand_over(struct sendfile *s, struct mbuf **m)
 {
@@ -256,7 +256,7 @@ hand_over(struct sendfile *s, struct mbuf **m)
     return 1;
 }
 
-/* hand_over_some() - give what the caller wants around the file; 1 done, 0 no room or no page yet, -errno */
+/* hand_over_some() - send the header or trailer; returns 1 if done, 0 if there is no room or page yet, or -errno */
 static int
 hand_over_some(struct sendfile *s, struct tcp_source *source)
 {
@@ -265,7 +265,7 @@ hand_over_some(struct sendfile *s, struct tcp_source *source)
 
     do {
         before = source->done;
-        /* A connection that is over says so where there is something to send. */
+        /* A closed connection reports its error only if there is something to send. */
         r = source->done == source->len ? 1 : tcp_send_some(s->conn, source);
         s->sbytes += source->done - before;
     } while (r == 0 && source->done != before);
@@ -276,7 +276,7 @@ hand_over_some(struct sendfile *s, struct tcp_source *source)
     return r;
 }
 
-/* of_file() - an error that is the file's, not the connection's */
+/* of_file() - record an error of the file, not of the connection */
 static int
 of_file(struct sendfile *s, int err)
 {
@@ -284,7 +284,7 @@ of_file(struct sendfile *s, int err)
     return err;
 }
 
-/* file_left() - bytes of the file still to hand over, by its size now */
+/* file_left() - bytes of the file still to hand over, by its current size */
 static int64_t
 file_left(struct sendfile *s)
 {
@@ -301,9 +301,9 @@ file_left(struct sendfile *s)
 }
 
 /*
- * look_behind() - does the file go on where its size says that it ends?
+ * look_behind() - does the file have data beyond its reported size?
  *
- * Files of /proc say 0 and have bytes to read. 1 it does; 0 it does not; -errno.
+ * Files in /proc report 0 but have data. Return: 1 if it does; 0 if not; -errno.
  */
 static int
 look_behind(struct sendfile *s)
@@ -317,14 +317,14 @@ look_behind(struct sendfile *s)
     s->syscalls++;
     if (got <= 0)
         return got < 0 ? of_file(s, -errno) : 0;
-    if (vm_object_size(s->object) <= s->offset) { /* it has not grown: the size lies */
+    if (vm_object_size(s->object) <= s->offset) { /* it has not grown: the size is wrong */
         s->unsized = true;
         s->strategy = SENDFILE_COPY;
     }
     return 1;
 }
 
-/* next_chunk() - at most @want of the @left bytes of the file */
+/* next_chunk() - get at most @want of the @left bytes of the file */
 static int
 next_chunk(struct sendfile *s, int64_t want, int64_t left, bool inside, struct mbuf **out)
 {
@@ -336,7 +336,7 @@ next_chunk(struct sendfile *s, int64_t want, int64_t left, bool inside, struct m
         err = map_chunk(s, want, out);
         if (err != -ENODEV && err != -EACCES && err != -EPERM)
             return err;
-        /* It can be read and not mapped: a file that somebody makes up as it is read, with any size. */
+        /* It can be read but not mapped: its contents are generated as they are read, and it may report any size. */
         s->strategy = SENDFILE_COPY;
         s->unsized = true;
     }
@@ -345,9 +345,9 @@ next_chunk(struct sendfile *s, int64_t want, int64_t left, bool inside, struct m
 
 /*
  * feed_file() - hand over the file
- * @left: bytes of it
+ * @left: bytes left in it
  *
- * Return: 1 these are handed over, or the file has ended; 0 not yet; -errno.
+ * Return: 1 if these are handed over, or the file has ended; 0 if not yet; -errno.
  */
 static int
 feed_file(struct sendfile *s, int64_t left)
@@ -356,16 +356,16 @@ feed_file(struct sendfile *s, int64_t left)
         int64_t want = min64(left, CHUNK_BYTES - (s->offset & (CHUNK_BYTES - 1)));
         struct mbuf *m = NULL;
 
-        /* Half of a small buffer: a frame that is not full may wait in it for what follows. */
+        /* Half of a small buffer, because a partial frame may wait in it for more data. */
         want = min64(want, inet_sndbuf(s->inet) / 2);
         bool inside = false;
 
-        /* Whole chunks only: crumbs would cost an mbuf and a mapping each. */
+        /* Whole chunks only: small pieces would cost an mbuf and a mapping each. */
         s->want = want;
         if (tcp_send_room(s->conn) < want)
             return 0;
         if (s->strategy == SENDFILE_COPY) {
-            /* Pages may be shorter than the send buffer: then whole ones, or what an mbuf takes. */
+            /* Pages may run out before the send buffer: then use whole pages, or what fits inside an mbuf. */
             int64_t room = tcp_copy_room(s->conn);
 
             if (room == 0) {
@@ -392,7 +392,7 @@ feed_file(struct sendfile *s, int64_t left)
         }
         if (err == -EFAULT) {
             s->ended = true;
-            /* It shrank between the look at its size and the use, or it never had that size. */
+            /* It shrank after its size was read, or it never had that size. */
             if (s->strategy == SENDFILE_COPY && vm_object_size(s->object) > s->offset)
                 s->unsized = true;
             s->shrunk = !s->unsized;
@@ -414,9 +414,9 @@ feed_file(struct sendfile *s, int64_t left)
 }
 
 /*
- * feed() - hand over as much as the send buffer takes
+ * feed() - hand over as much as fits into the send buffer
  *
- * Return: 1 everything is handed over; 0 not yet; -errno.
+ * Return: 1 if everything is handed over; 0 if not yet; -errno.
  */
 static int
 feed(struct sendfile *s)
@@ -427,7 +427,7 @@ feed(struct sendfile *s)
         r = hand_over(s, &s->chunk);
     if (r <= 0)
         return r;
-    /* No look at the file while there is no room for what did not fit when it was last looked at. */
+    /* Do not check the file until there is room for what did not fit last time. */
     if (!s->ended && tcp_send_room(s->conn) < s->want)
         return 0;
     while (!s->ended) {
@@ -443,11 +443,11 @@ feed(struct sendfile *s)
     }
     if (s->end >= 0 && s->offset < s->end)
         s->shrunk = true;
-    /* After a file that ended early there is no trailer: the peer must not take it for the file. */
+    /* A file that ended early gets no trailer, which the peer would take for file contents. */
     return s->shrunk ? 1 : hand_over_some(s, &s->trailer);
 }
 
-/* wait_for_news() - sleep until a frame comes, a timer is due or, past the page cache, a read is done */
+/* wait_for_news() - sleep until a frame arrives, a timer is due or a direct read is complete */
 static int
 wait_for_news(struct sendfile *s, int64_t ns)
 {
@@ -485,11 +485,11 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
 
         int fed = s->fed ? 1 : feed(s);
 
-        if (fed == -EIO) /* better no stream than one that is taken for the file */
+        if (fed == -EIO) /* no stream is better than one that is mistaken for the file */
             tcp_reset(s->conn, EIO);
         /*
-         * Between two feeds a frame that is not full waits for the next one's bytes; but not when they wait
-         * for memory, which the acknowledgement of that frame may free.
+         * Between two feeds, a partial frame waits for the next bytes; but not if those wait for
+         * memory, which the frame's acknowledgement may free.
          */
         tcp_set_more(s->conn, fed == 0 && !s->starved && !tcp_send_starved(s->conn));
 
@@ -499,7 +499,7 @@ sendfile_run(struct sendfile *s, int64_t budget_ns)
         s->fed = fed == 1;
         if (err >= 0)
             moved = inet_poll(s->inet);
-        if (moved == -ENETDOWN) /* it may come up again: the retransmission timer decides */
+        if (moved == -ENETDOWN) /* it may come up again; the retransmission timer decides */
             moved = 0;
         if (err >= 0 && moved < 0)
             err = moved;
