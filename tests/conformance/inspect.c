@@ -104,7 +104,7 @@ misuse(void)
     EXPECT((pg->history & 15) == VPE_MISUSE);
     EXPECT(strcmp(vm_page_state_name((enum vm_page_state)pg->state), "free") == 0);
 
-    /* An address of nobody has no page. */
+    /* A stray address has no page. */
     give_page(kva + 1);
     EXPECT(harness_misuse(m, 1) == 1);
     EXPECT(m[0].kind == MISUSE_FOREIGN_ADDRESS);

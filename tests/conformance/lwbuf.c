@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* lwbuf(9): the structure is the caller's; where there is no direct map it is not used. */
+/* lwbuf(9): the caller provides the structure; without a direct map it is not used. */
 #include <pthread.h>
 #include <string.h>
 

@@ -98,7 +98,7 @@ chains(void)
     m->m_pkthdr.len += 10;
     is(m, "abcdefghijABCDEFGHIJ");
 
-    /* Copies share the storage, and nobody may write to what is shared. */
+    /* Copies share the storage, and shared storage must not be written. */
     struct mbuf *window = m_copym(m, 8, 4, M_NOWAIT);
     struct mbuf *all = m_copypacket(m, M_NOWAIT);
 

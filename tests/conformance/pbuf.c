@@ -54,14 +54,14 @@ main(void)
     EXPECT(vnode_pbuf_freecnt == 2);
     EXPECT(trypbuf(NULL) == bp && bp->b_iocmd == 0 && bp->b_rcred == NOCRED && bp->b_bcount == 0);
 
-    /* All there are; -1 is no limit, and stays that. */
+    /* All buffers; -1 means no limit, and is not changed. */
     all[n++] = bp;
     while (n < nswbuf)
         EXPECT((all[n++] = getpbuf(&unlimited)) != NULL);
     EXPECT(trypbuf(&unlimited) == NULL && trypbuf(NULL) == NULL);
     EXPECT(trypbuf(&vnode_pbuf_freecnt) == NULL && vnode_pbuf_freecnt == 2);
 
-    /* A release wakes whoever waits. */
+    /* A release wakes a waiting thread. */
     EXPECT(pthread_create(&thread, NULL, waiter, &other) == 0);
     usleep(10000);
     relpbuf(bp, NULL);

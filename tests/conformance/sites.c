@@ -16,7 +16,7 @@
 
 #include "expect.h"
 
-/* A function of its own for each call, so that a return address can be told from another. */
+/* Each call has its own function, so that return addresses can be told apart. */
 #define NOINLINE __attribute__((noinline, noclone))
 #define STAY() __asm__ volatile("") /* a call, not a jump, which would leave no return address */
 
@@ -48,7 +48,7 @@ is_in(uint64_t site, uintptr_t function)
     return site > function && site < function + 256;
 }
 
-/* expect_report() - the newest report, and the functions its sites are in; 0: there is no such site */
+/* expect_report() - check the newest report, and the functions that its sites lie in; 0: no such site */
 static void
 expect_report(enum misuse_kind kind, const void *addr, uintptr_t taken, uintptr_t given,
               uintptr_t again)
@@ -159,7 +159,7 @@ pages(void)
     m->m_len = 5;
     copy = copy_packet(m);
     free_mbuf(m);
-    free_mbuf_again(m); /* although its body stays until the last reference goes */
+    free_mbuf_again(m); /* although its memory stays until the last reference is dropped */
     EXPECT_REPORT(MISUSE_DOUBLE_FREE, m, take_mbuf, free_mbuf, free_mbuf_again);
     free_chain(copy);
     give_storage_again(kva);

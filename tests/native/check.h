@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * For a C test: a main() that returns, and CHECK, which unlike assert() is
- * there in every build and says both values when two integers differ.
+ * For C tests: a main() that returns, and CHECK, which unlike assert() works in every build and
+ * prints both values if two integers differ.
  */
 #ifndef TESTS_NATIVE_CHECK_H
 #define TESTS_NATIVE_CHECK_H
@@ -31,7 +31,7 @@
             CHECK_FAIL("%s is %lld, not %s (%lld)", #actual, actual_, #expected, expected_);       \
     } while (0)
 
-/* For what this machine cannot do: meson takes exit status 77 as a skip, tools/test says why. */
+/* Skip what this machine cannot do: meson takes exit status 77 as a skip, and tools/test says why. */
 #define SKIP(...)                                                                                  \
     do {                                                                                           \
         fprintf(stderr, "skipped: %s: ", program_invocation_short_name);                           \

@@ -52,7 +52,7 @@ set(unsigned long request, struct ifreq ifr, const char *name)
     int s = socket(AF_INET, SOCK_DGRAM, 0);
 
     strcpy(ifr.ifr_name, name);
-    /* Linux 6.1 lets nobody but the host's root lengthen a queue; its own 500 will do. */
+    /* Linux 6.1 lets only the host's root lengthen a queue; the default of 500 is enough. */
     CHECK(ioctl(s, request, &ifr) == 0 || (request == SIOCSIFTXQLEN && errno == EPERM));
     close(s);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A network namespace of this process's own, and a TAP in it with the kernel on its other side. */
+/* A private network namespace with a TAP in it, and the kernel on the other side. */
 #ifndef TESTS_NATIVE_TAPNET_H
 #define TESTS_NATIVE_TAPNET_H
 

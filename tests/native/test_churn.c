@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Ten million random allocations, frees, steals and flips end where they began: nothing outstanding, no
- * page in two places, every byte its owner's, and the resident set within 1 MiB.
+ * Ten million random allocations, frees, steals and flips end where they began: nothing
+ * outstanding, no page in two places, every byte unchanged by others, and the resident set within 1
+ * MiB.
  */
 #include <string.h>
 
@@ -206,7 +207,7 @@ main(void)
 
     CHECK_EQ(machine_create(&config, &mc), 0);
     CHECK_EQ(user_area_create(mc->arena, AREA, &area), 0);
-    /* What is ever in use at one time is there after this. */
+    /* From here on, all memory that the test ever uses at once exists. */
     churn(OPERATIONS / 20);
     settle();
     long before = resident();
@@ -219,7 +220,7 @@ main(void)
     CHECK(mc->arena->npages - pages <= 256);
     CHECK(area->stats.pages_flipped > OPERATIONS / 200);
     CHECK(area->stats.shared > OPERATIONS / 1000);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* theirs grows by itself */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* these sets grow anyway */
     if (grown > 1 << 20 || grown < -(1 << 20))
         CHECK_FAIL("the resident set changed by %ld bytes", grown);
 #else
@@ -227,7 +228,7 @@ main(void)
 #endif
     user_area_destroy(area);
     CHECK_EQ(machine_idle(mc), 0);
-    for (size_t i = 0; i < mc->arena->npages; i++) { /* no page is anybody's */
+    for (size_t i = 0; i < mc->arena->npages; i++) { /* no page is in use */
         enum vm_page_state state = vm_page_state(&mc->arena->pages[i]);
 
         CHECK(state == VPS_FREE || state == VPS_KMEM);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Files read past the page cache into pbuf windows, and sent so by sendfile to the kernel's TCP.
+ * Files read into pbuf windows, bypassing the page cache, and sent that way by sendfile to the
+ * kernel's TCP.
  *
- * BENCH=<MiB> measures a read of so large a file next to a bare loop of pread with O_DIRECT.
+ * BENCH=<MiB> measures reading a file of that size beside a bare loop of pread with O_DIRECT.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,7 +25,7 @@
 #define SIZE ((size_t)3 * MAXPHYS + 12345)
 
 static struct machine *machine;
-static char dir[] = "direct-XXXXXX"; /* where the build is: a file system of the disk's */
+static char dir[] = "direct-XXXXXX"; /* in the build directory, which is on a disk */
 
 static uint64_t random_state = 1;
 
@@ -175,7 +176,7 @@ test_read(uint64_t size, uint64_t offset, unsigned windows)
             at += (uint64_t)n;
         } else {
             CHECK_EQ(n, 0);
-            CHECK_EQ(nheld, windows); /* all are ours: that is why nothing comes */
+            CHECK_EQ(nheld, windows); /* we hold all of them, so nothing arrives */
         }
         while (nheld == windows || (nheld > 0 && random_below(2))) {
             unsigned i = random_below(nheld);
@@ -211,7 +212,7 @@ test_sizes(void)
     tear_down();
 }
 
-/* The file grows, then ends early: what is there is read, and the rest is said. */
+/* The file grows, then ends early: its data are read, and the end is reported. */
 static void
 test_changing_file(void)
 {

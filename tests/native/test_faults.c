@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Devices in front of a device: what faults do to frames is what their counters say, capture keeps what
- * passed, and whatever happens no page and no chain is lost.
+ * Wrapped devices: faults do to frames exactly what their counters say, capture records every
+ * frame, and no page or chain is ever lost.
  */
 #include <string.h>
 
@@ -54,7 +54,7 @@ teardown(void)
     CHECK_EQ(machine_destroy(machine), 0);
 }
 
-/* A frame says its number and its length, and the rest follows from the number. */
+/* A frame holds its number and its length, and the rest follows from the number. */
 static size_t
 make_frame(uint32_t number, unsigned char *f)
 {
@@ -194,7 +194,7 @@ test_one(enum fault kind, bool tx)
         break;
     case FAULT_TRUNCATE:
     case FAULT_SHORT_USED:
-        CHECK(tally.whole + tally.wrong <= FRAMES); /* the shortest are no frames any more */
+        CHECK(tally.whole + tally.wrong <= FRAMES); /* the shortest are too short to be frames */
         CHECK_EQ(tally.whole, FRAMES - (tx && kind == FAULT_SHORT_USED ? 0 : done));
         break;
     case FAULT_TRAILER: /* receive only; where the last buffer has room */
@@ -223,7 +223,7 @@ forget(caddr_t buf, void *args)
     (void)args;
 }
 
-/* A frame that must be copied before it can go, and nothing to copy it to: it stays its owner's. */
+/* A frame that must be copied to be sent, without memory for the copy: the sender keeps it. */
 static void
 test_alloc_tx(void)
 {
@@ -317,7 +317,7 @@ test_capture(void)
         last = r.timestamp;
         CHECK_EQ(memcmp(out + sizeof(r), want, r.caplen), 0);
     }
-    /* Nobody reads: what does not fit is counted, and goes by all the same. */
+    /* Without a reader, frames that do not fit are counted, and still pass through. */
     memset(&tally, 0, sizeof(tally));
     run(0);
     CHECK_EQ(tally.whole, FRAMES);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Page-flip receive: what is flipped, what is copied and why, and that every page comes home. */
+/* Page-flip receive: what is flipped, what is copied and why, and that every page is returned. */
 #include <string.h>
 #include <sys/socket.h>
 
@@ -99,7 +99,7 @@ main(void)
     CHECK_EQ(u->stats.bytes_copied, 4084 + 100 + 3 * 4096);
     CHECK_EQ(machine->arena->bytes_copied, u->stats.bytes_copied);
 
-    /* A flip over a page that is there gives the former one back. */
+    /* A flip onto a bound page returns the former one. */
     m = packet('f', 0, 4096);
     m->m_next = packet('g', 0, 4096);
     CHECK_EQ(recv_flip(&m, u, 4096, 8192, 0), 8192);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The guard beside other handlers of SIGBUS: it holds whatever they do, and they get what is theirs. */
+/* The guard beside other SIGBUS handlers: it works whatever they do, and they get their own signals. */
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -8,7 +8,7 @@
 #include "base/guard.h"
 #include "check.h"
 
-static char *gone;    /* a page of a file that is no longer that long */
+static char *gone;    /* a page beyond the end of a file that shrank */
 static int *survived; /* guarded accesses to it, shared with the children */
 
 static void
@@ -35,7 +35,7 @@ leave(int sig)
     _exit(42);
 }
 
-/* in_child() - what becomes of a process that does so, after @guarded accesses: its wait status */
+/* in_child() - run this in a child after @guarded accesses; returns its wait status */
 static int
 in_child(void (*what)(void), int guarded)
 {
@@ -75,7 +75,7 @@ static void
 a_handler_put_back(void)
 {
     guarded();
-    signal(SIGBUS, SIG_DFL); /* as whoever came before us and does not know of us */
+    signal(SIGBUS, SIG_DFL); /* like earlier code that does not know of our handler */
     guarded();
     touch();
 }
@@ -89,7 +89,7 @@ pass_on(int sig)
     raise(sig);
 }
 
-/* One that came after us and passes on to us what we pass on to it: somebody has to end it. */
+/* A later handler that passes signals on to us while we pass them to it: the loop must end. */
 static void
 a_circle(void)
 {

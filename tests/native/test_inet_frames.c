@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Frame by frame: what the host answers to a peer that is played by hand, and to a thousand kinds of nonsense. */
+/* Frame by frame: the host's answers to a hand-written peer, and to many kinds of invalid frames. */
 #include <errno.h>
 #include <string.h>
 
@@ -673,8 +673,9 @@ test_blind(void)
 }
 
 /*
- * A segment of no use is told where we are: one without payload every 500 ms at most, as Linux does
- * (tcp_invalid_ratelimit), and one with payload always, because our acknowledgement may have been lost.
+ * An unacceptable segment is answered with our state: without payload at most every 500 ms, as
+ * Linux does (tcp_invalid_ratelimit); with payload always, because our acknowledgement may have
+ * been lost.
  */
 static void
 test_in_measure(void)
@@ -711,7 +712,7 @@ test_in_measure(void)
     teardown();
 }
 
-/* What is held out of order is reported, the newest first; duplicates too. */
+/* Out-of-order data are reported, newest first, and so are duplicates. */
 static void
 test_sack(void)
 {
@@ -846,7 +847,7 @@ test_duplicates(void)
     CHECK_EQ(answers(150 * MS), 1);
     CHECK_EQ(stats().tx_rto, 3);
     CHECK_EQ(answers(3600 * S) > 5, true);
-    CHECK_EQ(info().error, EHOSTUNREACH); /* nobody answers ARP any more: that is why */
+    CHECK_EQ(info().error, EHOSTUNREACH); /* because ARP is no longer answered */
     CHECK_EQ(info().unacked, 0);
     tcp_close(conn);
     teardown();
@@ -981,9 +982,9 @@ test_syn_timeout(void)
 }
 
 /*
- * RFC 9293 3.8.6: a peer takes its window back, below what is in flight, with an acknowledgement of nothing new.
- * It throws away what comes, and answers. However long it does so the connection lives, with one segment
- * now and then; and once the window is open, everything goes on at once.
+ * RFC 9293 3.8.6: a peer shrinks its window below the data in flight, with an acknowledgement of
+ * nothing new. It discards what arrives, and answers. The connection survives this for any time,
+ * with an occasional segment; once the window is open, everything continues at once.
  */
 static void
 test_window_taken_back(bool options)
@@ -1130,7 +1131,7 @@ test_simultaneous_open(void)
     CHECK_EQ(info().state, TCPS_ESTABLISHED);
     tcp_abort(conn);
     answers(MS);
-    /* A SYN that anybody can forge does not keep out the peer, whose answer names our number. */
+    /* A SYN, which anyone can forge, does not keep out the peer, whose answer has our number. */
     open_to(4004);
     CHECK_EQ(tcp(SYN, 99, 0, NULL, 0), 1);
     CHECK_EQ(info().state, TCPS_SYN_RECEIVED);
@@ -1152,7 +1153,7 @@ test_simultaneous_open(void)
     teardown();
 }
 
-/* Data behind a FIN, and a FIN that comes before its data. */
+/* Data after a FIN, and a FIN that arrives before its data. */
 static void
 test_fin_early(void)
 {
@@ -1172,7 +1173,7 @@ test_fin_early(void)
     teardown();
 }
 
-/* A FIN before bytes that have come already: one of the two is forged, and the stream goes on. */
+/* A FIN below bytes already received: one of the two is forged, and the stream continues. */
 static void
 test_fin_contradicted(void)
 {
@@ -1217,7 +1218,7 @@ test_time_wait(void)
     tcp_close(conn);
     teardown();
 
-    /* RFC 9293 3.6.1: a SYN may follow at once, but not one that nobody has room for */
+    /* RFC 9293 3.6.1: a SYN may follow at once, but not if there is no room for it */
     setup(24, 1500);
     greet();
     establish(false);
@@ -1294,7 +1295,7 @@ test_unreachable(void)
     CHECK_EQ(info().mss, 748);
     CHECK(data_len() <= 748);
     CHECK_EQ(get16(last + 20), 0x4000);
-    /* not what is not in flight, nor what is no news */
+    /* neither for data not in flight, nor for a known MTU */
     CHECK_EQ(unreachable(4, 600, p.ack - 1), 0);
     CHECK_EQ(unreachable(4, 600, p.ack + 2000), 0);
     CHECK_EQ(unreachable(4, 800, p.ack), 0);
@@ -1400,7 +1401,7 @@ test_cookies(void)
         CHECK_EQ(tcp(ACK, p.seq + 200, p.ack + 3000, NULL, 0), 0);
         CHECK_EQ(info().unacked, 0);
         tcp_abort(conn);
-        /* three periods later the cookie is stale, and later still nobody looks for one */
+        /* three periods later the cookie is stale, and later still none is expected */
         answers(3 * 64 * S);
         greet();
         CHECK_EQ(tcp(ACK, p.seq - 100, cookie + 1, NULL, 0), 1);
@@ -1452,7 +1453,7 @@ test_backlog(void)
     teardown();
 }
 
-/* Hosts that nobody has heard of do not push those out that have answered. */
+/* Hosts that never answered do not evict those that have. */
 static void
 test_arp_flood(void)
 {
@@ -1475,8 +1476,8 @@ test_arp_flood(void)
 }
 
 /*
- * RFC 1191 5 and 7: a router that does not say how much it takes. Whatever is said, segments get no smaller
- * than what 552 bytes hold, as with Linux's min_pmtu; then the path may cut them.
+ * RFC 1191 5 and 7: a router that does not give its MTU. Whatever it gives, segments stay at
+ * 552-byte packets or more, like Linux's min_pmtu; below that the path may fragment them.
  */
 static void
 test_path_mtu(void)
@@ -1529,8 +1530,9 @@ test_path_mtu(void)
 /* ---- nonsense ---- */
 
 /*
- * A conversation whose frames are changed by a seed before they arrive, with sums that are right or that the
- * device vouches for. Whatever happens, no byte outside is touched, and everything comes back.
+ * A conversation whose frames are altered by a seed before they arrive, with checksums that are
+ * correct or that the device vouches for. No byte outside is ever touched, and everything is
+ * returned.
  */
 static void
 test_nonsense(uint64_t seed)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * TCP, ARP and ICMP against the kernel, over a TAP in a network namespace of this process's own, with
- * and without offloads, and with one frame in a hundred lost in each direction; and a file that shrinks
- * while its pages wait to be sent.
+ * TCP, ARP and ICMP against the kernel, over a TAP in a private network namespace, with and without
+ * offloads, and with one frame in a hundred lost in each direction; and a file that shrinks while
+ * its pages wait to be sent.
  *
  * BENCH=<MiB> measures instead: how fast the kernel takes what we send.
  */
@@ -412,7 +412,7 @@ ping(struct net *n, unsigned size, bool answered)
         CHECK(seconds() - start < 30);
     }
     if (WEXITSTATUS(status) == 127 || WEXITSTATUS(status) == 2)
-        return; /* there is no ping here */
+        return; /* no ping on this machine */
     CHECK_EQ(WEXITSTATUS(status), !answered);
 }
 
@@ -457,8 +457,8 @@ turn(struct net *n)
 
 /*
  * test_vanish() - a file shrinks while its pages wait in the send buffer of a peer that does not read
- * @told: the device says what became of the next frame, and no timer has to go off; otherwise it does
- *        not, as vhost-net, and one does
+ * @told: the device reports the fate of the next frame, so no timer is needed; otherwise, as with
+ *        vhost-net, it does not, and a timer is
  */
 static void
 test_vanish(uint32_t offloads, bool told)

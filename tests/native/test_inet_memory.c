@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The budget of a stack under many peers that are played by hand: some send and are not read, some send
- * crumbs or out of order, some take nothing, some only knock. Whatever they do, the stack holds no more
- * than it may, no window moves back, and an honest peer is served.
+ * The budget of a stack with many hand-written peers: some send without being read, some send tiny
+ * pieces or out of order, some accept nothing, some only send SYNs. Whatever they do, the stack
+ * stays within its budget, no window shrinks, and an honest peer is served.
  */
 #include <errno.h>
 #include <string.h>
@@ -28,10 +28,10 @@
 static const uint8_t our_mac[6] = {2, 0, 0, 0, 0, 1};
 static const uint8_t peer_mac[6] = {2, 0, 0, 0, 0, 2};
 
-/* What the application on our side does with the connection, and the peer with what it is told. */
+/* What our application and the peer do with the connection. */
 enum kind {
     HONEST, /* both sides take what comes at once */
-    UNREAD, /* the peer sends all that the window allows; nobody reads */
+    UNREAD, /* the peer sends all that the window allows, and is not read */
     CRUMBS, /* likewise, a byte or a few at a time */
     GAPS,   /* the peer leaves out the first byte, and sends pieces behind it */
     GREEDY, /* we send by copy all that there is room for; the peer acknowledges nothing */
@@ -133,7 +133,7 @@ teardown(void)
     }
 }
 
-/* within_budget() - what the stack says it holds is what is there, and no more than it may hold */
+/* within_budget() - the stack's figures match what it really holds, and stay within the limits */
 static void
 within_budget(void)
 {
@@ -230,7 +230,7 @@ answer_arp(const uint8_t *f)
         wire_inject(wire, 1, r, sizeof(r), NULL);
 }
 
-/* hear() - a frame of ours reaches the peer it is for */
+/* hear() - deliver one of our frames to its peer */
 static void
 hear(const uint8_t *f, size_t len)
 {
@@ -599,7 +599,7 @@ close_first(enum kind kind, unsigned n)
     }
 }
 
-/* Orphans, and what is in TIME_WAIT, may be a quarter of all connections: the oldest go first. */
+/* Orphans and connections in TIME_WAIT may be a quarter of all; the oldest are ended first. */
 static void
 test_limits(void)
 {
@@ -672,7 +672,7 @@ test_pings(void)
     }
     CHECK(mem.pages_used > 0);
     serve(knock(HONEST), 100000, 100000);
-    run(5 * S); /* nobody answered */
+    run(5 * S); /* no answer came */
     inet_get_memory(inet, &mem);
     CHECK_EQ(mem.pages_used, 0);
     teardown();

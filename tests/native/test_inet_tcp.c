@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* TCP against itself over a wire that misbehaves by a seed: both sides get the exact byte stream. */
+/* TCP against itself over a wire with seeded faults: both sides get the exact byte stream. */
 #include <errno.h>
 #include <string.h>
 
@@ -101,7 +101,7 @@ unmake(struct world *w)
     }
 }
 
-/* consistent() - what is true of a connection between any two calls */
+/* consistent() - check the invariants of a connection between two calls */
 static void
 consistent(const struct tcp_conn *c)
 {
@@ -502,13 +502,13 @@ test_errors(void)
     struct world w = make(&s);
     struct tcp_conn *c;
 
-    /* nobody listens */
+    /* no listener */
     CHECK_EQ(tcp_connect(w.inet[0], address(1), 99, 0, &w.conn[0]), 0);
     run_for(&w, 10 * MS);
     CHECK_EQ(info(&w, 0).error, ECONNREFUSED);
     CHECK_EQ(info(&w, 0).state, TCPS_CLOSED);
     tcp_close(w.conn[0]);
-    /* nobody there */
+    /* no such host */
     CHECK_EQ(tcp_connect(w.inet[0], htonl(0x0a000009), 99, 0, &w.conn[0]), 0);
     run_for(&w, 10 * S);
     CHECK_EQ(info(&w, 0).error, EHOSTUNREACH);
@@ -627,7 +627,7 @@ test_closing(void)
     CHECK_EQ(info(&w, 0).error, ECONNRESET);
     tcp_close(w.conn[0]);
     tcp_close(w.listener);
-    /* a listener goes away with connections nobody took */
+    /* a listener is closed with connections that were not accepted */
     CHECK_EQ(tcp_listen(w.inet[1], PORT, 4, &w.listener), 0);
     for (unsigned i = 0; i < 2; i++)
         CHECK_EQ(tcp_connect(w.inet[0], address(1), PORT, 0, &w.conn[i]), 0);
@@ -641,7 +641,7 @@ test_closing(void)
     unmake(&w);
 }
 
-/* Somebody else takes the receiver's pages: frames are dropped, and it goes on when they come back. */
+/* Another user takes the receiver's pages: frames are dropped, and it continues when they are freed. */
 static void
 test_dry_pool(void)
 {
@@ -716,7 +716,7 @@ struct forged {
     unsigned len;
 };
 
-/* forge() - a segment to side @to, as if from the other end of its connection @c; it has arrived. */
+/* forge() - deliver a segment to side @to that claims to come from the other end of @c */
 static void
 forge(struct world *w, unsigned to, const struct tcp_conn *c, const struct forged *g)
 {
@@ -850,7 +850,7 @@ reach(struct world *w, unsigned state)
 /*
  * RFC 9293 3.10.7, RFC 7323 5.3, RFC 5961: whatever fails one of the checks changes nothing, in any state.
  *
- * Windows, options, SACK blocks, FINs and payload come along with each, to be believed.
+ * Each also carries windows, options, SACK blocks, FINs and payload, which must be ignored.
  */
 static void
 test_validate_first(void)

@@ -16,7 +16,7 @@
 #define SITE __builtin_return_address(0)
 #define PAGES 256
 
-/* Instead of the C library's: what is longer than this is interrupted, and in the end there is no more. */
+/* Replaces the C library's: longer calls are interrupted, and finally memory runs out. */
 static off_t interrupted = INT64_MAX;
 static unsigned left = UINT_MAX;
 
@@ -165,7 +165,7 @@ test_misuse(bool strict)
     CHECK_EQ(machine_destroy(mc), 0);
 }
 
-/* A stolen page is not recycled either until the last hold on it is gone. */
+/* A stolen page is not recycled either until its last hold is dropped. */
 static void
 test_hold_after_steal(void)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* vm.max_map_count is reached while mappings have to go: nothing fails, all is counted, and it is made up for. */
+/*
+ * vm.max_map_count is reached while mappings must be removed: nothing fails, all is counted, and it
+ * is made up for later.
+ */
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>

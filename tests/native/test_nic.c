@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The driver against a device that this test plays: what is on the transmit ring segment by segment, and
- * received frames laid out as the test likes.
+ * The driver against a device that this test plays: it checks the transmit ring segment by segment,
+ * and lays out received frames as it likes.
  */
 #include <string.h>
 #include <sys/eventfd.h>
@@ -222,7 +222,7 @@ send_now(struct mbuf *m)
     CHECK_EQ(nic_tx_flush(nic, 0), 1);
 }
 
-/* The header shares a segment with the frame when there is room in front that nobody else can see. */
+/* The header shares a segment with the frame if there is unshared room in front. */
 static void
 test_lead(void)
 {
@@ -249,7 +249,7 @@ test_lead(void)
         expect(f, 1600, cut < 12 ? 2 : 1);
     }
 
-    /* Storage that another packet shares is nobody's to write. */
+    /* Storage shared with another packet must not be written. */
     m = packet(f, 1514);
     struct mbuf *twin = m_copypacket(m, M_NOWAIT);
 
@@ -410,7 +410,7 @@ test_split(void)
     }
 }
 
-/* refuse() - a NIC is not to be had with this configuration */
+/* refuse() - a NIC cannot be created with this configuration */
 static void
 refuse(const struct nic_config *nc)
 {
@@ -491,7 +491,7 @@ test_coalescing(void)
         CHECK_EQ(taken(), 8);
     }
     CHECK(!come(7));
-    CHECK_EQ(taken(), 7); /* somebody looked all the same */
+    CHECK_EQ(taken(), 7); /* the consumer polled anyway */
     CHECK_EQ(taken(), 0); /* nothing came since: quiet */
     CHECK(come(1));
     tear_down_async();

@@ -58,7 +58,7 @@ random_below(uint32_t n)
     return (uint32_t)(random_state >> 33) % n;
 }
 
-/* Nothing of the last user: whatever was written into every field is gone. */
+/* Nothing is left of the last user: every field that was written is reset. */
 static void
 check_fresh(const struct buf *bp)
 {
@@ -80,7 +80,7 @@ soil(struct buf *bp)
     memset(bp->b_kvabase, 0x5a, MAXPHYS);
 }
 
-/* One thread, three counters, no call that would sleep: every result is foretold. */
+/* One thread, three counters, no call that would sleep: every result is predicted. */
 static void
 test_model(bool strict)
 {
@@ -203,7 +203,7 @@ test_credentials(void)
     tear_down(0);
 }
 
-/* What is not a buffer in use is refused and named, and nothing is changed by it. */
+/* Anything but a buffer in use is refused and reported, and changes nothing. */
 static void
 test_misuse(void)
 {
@@ -237,7 +237,7 @@ on_fault(int sig)
     siglongjmp(fault, 1);
 }
 
-/* strict: a window is nobody's while its buffer is free, and its bytes are there again afterwards. */
+/* strict: a window is inaccessible while its buffer is free, and its bytes are back afterwards. */
 static void
 test_strict(void)
 {
@@ -309,7 +309,7 @@ user(void *arg)
     return NULL;
 }
 
-/* Fewer buffers than users, and counters smaller still: nobody sleeps for ever. */
+/* Fewer buffers than users, and even smaller counters: no thread sleeps for ever. */
 static void
 test_threads(unsigned n)
 {

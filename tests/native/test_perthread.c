@@ -16,10 +16,10 @@
 #define SITE __builtin_return_address(0)
 #define ROUNDS 30
 
-static _Atomic int state; /* 1: the thread has used the machine, 2: it is gone */
+static _Atomic int state; /* 1: the thread has used the machine, 2: the machine is destroyed */
 static pthread_key_t first;
 
-/* hold_up() - the first thing at a thread's end: wait until the machine is gone */
+/* hold_up() - runs first at a thread's end: wait until the machine is destroyed */
 static void
 hold_up(void *arg)
 {
@@ -120,7 +120,7 @@ have_three(void *arg)
     return NULL;
 }
 
-/* What was let go of is freed without a word; the others are told. */
+/* Detached entries are freed silently; the others are notified. */
 static void
 test_entries_of_a_thread(void)
 {

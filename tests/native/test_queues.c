@@ -230,7 +230,7 @@ run(int (*create)(const int *fds, struct device **out), bool steer)
         close(fd[i]);
 }
 
-/* Where bpf(2) is forbidden, that is what is said. */
+/* If bpf(2) is forbidden, the error says so. */
 static void
 test_forbidden(void)
 {

@@ -311,7 +311,7 @@ sleeper(void *arg)
     return NULL;
 }
 
-/* Eight threads, two buffers: nobody sleeps for ever, and the figures come back. */
+/* Eight threads, two buffers: no thread sleeps for ever, and the figures return to their start. */
 static void
 test_sleep(bool strict)
 {
@@ -422,7 +422,7 @@ test_no_wakeup_is_lost(void)
         }
         while (done(h, 4) < n)
             sched_yield();
-        CHECK_EQ(done(h, 4), n); /* there is no second buffer to be had */
+        CHECK_EQ(done(h, 4), n); /* there is no second buffer */
         CHECK(stats(machine).nsfbufsused <= 2);
     }
     for (unsigned i = 0; i < 4; i++) {
@@ -438,7 +438,7 @@ test_no_wakeup_is_lost(void)
     CHECK_EQ(machine_destroy(machine), 0);
 }
 
-/* What is recycled is what was freed first; the others are there still, without a system call. */
+/* The buffer freed first is recycled; the others are still mapped, without a system call. */
 static void
 test_least_recently_freed(void)
 {

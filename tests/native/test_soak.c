@@ -73,7 +73,7 @@ transmit(const uint8_t *frame, uint32_t len)
     int err;
 
     while ((m = mb_frombytes(machine->mbufs, machine->jumbo, frame, len)) == NULL) {
-        /* The pool is dry: whoever keeps frames lets go of some, and the ring of what it sent. */
+        /* The pool is empty: consumers free some of the frames they keep, and the ring those it sent. */
         let_go(16);
         CHECK(nic_tx_flush(nic, 0) >= 0);
     }
@@ -82,7 +82,7 @@ transmit(const uint8_t *frame, uint32_t len)
     CHECK_EQ(err, 0);
 }
 
-/* settle() - until all that was sent has gone and all that came is taken */
+/* settle() - wait until everything is sent and everything received is taken */
 static void
 settle(uint64_t frames_in)
 {

@@ -198,7 +198,7 @@ make_chain(const uint8_t *frame, uint32_t len)
     return top;
 }
 
-/* receive() - exactly @n frames of ours, in order, as the packet socket sent them */
+/* receive() - receive exactly @n frames, in order, as the packet socket sent them */
 static void
 receive(uint32_t first, unsigned n, const uint32_t *len, unsigned burst)
 {
@@ -266,7 +266,7 @@ expect(uint32_t first, unsigned n, const uint32_t *len)
     CHECK_EQ(errno, EAGAIN);
 }
 
-/* flush() - transmit what is on the ring, at least @least frames; how many went out */
+/* flush() - transmit what is on the ring, at least @least frames; returns how many were sent */
 static unsigned
 flush(int least)
 {
@@ -487,7 +487,7 @@ test_bad_frames(void)
             make_frame(frame, k, 64);
             struct mbuf *m = make_chain(frame, 64);
 
-            if (k == batch[i].bad) { /* its payload is on a page that is gone */
+            if (k == batch[i].bad) { /* its payload is on a page that no longer exists */
                 struct mbuf *gone = mb_get(net.machine->mbufs);
 
                 CHECK_EQ(m_extadd(gone, run.kva, PAGE_SIZE, sf_run_ext_free, (void *)1, M_RDONLY,
@@ -511,7 +511,7 @@ test_bad_frames(void)
         CHECK_EQ(nic_tx(net.nic, 0, m), 0);
         int said = nic_tx_flush(net.nic, 0);
 
-        /* Only when the worker has been at it for a while it is seen, and who sleeps is woken for that. */
+        /* This is noticed only when the worker has tried for a while, and it wakes a sleeper. */
         for (unsigned k = 0; async && said == 0 && k < 1000; k++) {
             CHECK_EQ(nic_wait(net.nic, 0, PATIENCE_NS), 1);
             CHECK_EQ(nic_rx_burst(net.nic, 0, &m, 1), 0);
@@ -759,7 +759,7 @@ without_device(void)
     CHECK_EQ(mount("none", "/dev", "tmpfs", 0, NULL), 0);
 }
 
-/* No capability rather than another user: in a user namespace there is no other. */
+/* Drop the capability rather than change the user: a user namespace has no other user. */
 static void
 without_permission(void)
 {

@@ -232,7 +232,7 @@ end_kick(struct device *d, unsigned queue)
         if (w->config.segment && (h.flags & NET_HDR_F_NEEDS_CSUM)) {
             uint8_t *at = frame + h.csum_start;
 
-            /* As the specification says it, not as TCP does: sum what is there. */
+            /* As the specification defines it, not specially for TCP: sum the bytes as they are. */
             set16(at + h.csum_offset, ~sum16(at, len - h.csum_start, 0));
             h.flags = 0;
         }

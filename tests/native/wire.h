@@ -2,9 +2,9 @@
 /*
  * Two NICs on one wire, in one process and in simulated time: what TCP is tested on without a kernel.
  *
- * The wire loses, doubles, delays, cuts and damages frames as told, all by one seed. It can cut
- * super-frames into segments and finish their sums, as a card would, so that each can meet a fate of
- * its own.
+ * The wire loses, duplicates, delays, cuts and damages frames as configured, all by one seed. It
+ * can cut super-frames into segments and finish their sums, as a card would, so that each can meet
+ * a fate of its own.
  */
 #ifndef TESTS_NATIVE_WIRE_H
 #define TESTS_NATIVE_WIRE_H
