@@ -44,7 +44,7 @@
 
 #define HDR sizeof(struct net_hdr)
 #define BURST 64u
-#define OUR_TYPE 0x88b5 /* IEEE 802, local experimental: nobody on the kernel's side wants it */
+#define OUR_TYPE 0x88b5 /* IEEE 802, local experimental: no one on the kernel's side handles it */
 #define TCP_HDRS 54u    /* Ethernet, IPv4, TCP */
 #define MSS 1446u
 #define STEER 20u
@@ -486,7 +486,7 @@ end_machine(void)
     check("pages are outstanding", machine_destroy(machine));
 }
 
-/* ---- what is measured ---- */
+/* ---- measurements ---- */
 
 static void
 say(const char *name, const char *variant, int round, double ns, unsigned frames, unsigned expected)
@@ -577,7 +577,7 @@ bare_write(const struct wire *w, const struct iovec *iov, int nout, unsigned cou
     return now_ns() - t;
 }
 
-/* small_packet() - 64 bytes in an mbuf, as a stack builds them: room in front for who comes later */
+/* small_packet() - 64 bytes in an mbuf, as a stack builds them, with room in front for headers */
 static struct mbuf *
 small_packet(const uint8_t *frame, size_t len)
 {
@@ -826,7 +826,10 @@ sum(const uint8_t *p, size_t len, uint32_t s)
     return (uint16_t)~((s & 0xffff) + (s >> 16));
 }
 
-/* answer() - a segment without data, to whoever sent @f; its length. A SYN scales the window by 2^8. */
+/*
+ * answer() - build a segment without data for the sender of @f; returns its length. A SYN scales
+ * the window by 2^8.
+ */
 static size_t
 answer(const uint8_t *f, uint8_t flags)
 {
@@ -867,7 +870,7 @@ answer(const uint8_t *f, uint8_t flags)
 static size_t
 look(const uint8_t *f, size_t len)
 {
-    if (f[12] == 0x08 && f[13] == 0x06 && f[21] == 1) { /* who has? we do, whoever it is */
+    if (f[12] == 0x08 && f[13] == 0x06 && f[21] == 1) { /* an ARP request: claim any address */
         uint8_t *r = tcp.reply + HDR;
 
         memset(tcp.reply, 0, sizeof(tcp.reply));

@@ -45,7 +45,7 @@
 
 #define STALL_MS 10000 /* silence that ends the run */
 #define LOCAL_PORT 40000
-#define WSCALE 7        /* of our own receive window, which nobody uses */
+#define WSCALE 7        /* of our own receive window, which is not used */
 #define ISS 0x10000000u /* initial sequence number */
 
 static const uint8_t our_mac[6] = {0x02, 0, 0, 0, 0, 0x02}; /* as Tap has it */
