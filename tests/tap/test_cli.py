@@ -20,7 +20,7 @@ import time
 import pytest
 from nic_harness.cli import main
 from nic_harness.transfer.ours import STRATEGIES
-from nic_harness.transfer.peer import Receiver
+from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.tap import Tap
 from scapy.utils import RawPcapNgReader
@@ -220,7 +220,7 @@ def test_send_over_a_tap_that_is_there(small):
     with Namespace() as namespace:
         with Tap(namespace, name="shared") as tap:
             fcntl.ioctl(tap.fds[0], TUNSETPERSIST, 1)
-        with Receiver(namespace, "198.18.0.1", 5001, digest=True) as receiver:
+        with ReceivingProcess(namespace, "198.18.0.1", 5001, digest=True) as receiver:
             receiver.ready()
             done = namespace.run(
                 [*HARNESS, "send", small, "198.18.0.1:5001", "--tap", "shared"],

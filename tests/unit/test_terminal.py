@@ -25,7 +25,7 @@ from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
 from nic_harness.plugins.doctor import Finding, State
 from nic_harness.plugins.doctor import Report as Diagnosis
 from nic_harness.sf_buf import VmObject
-from nic_harness.transfer.results import Attached, Report, Run
+from nic_harness.transfer.results import Report, Run, Setup
 
 #: Clears the screen, rings, goes back, renames the window, breaks the line, turns the text around.
 HOSTILE = "a\x1b[2J\x07\b\x9b31m\x1b]0;x\x07\r\n\u202e\u2028\x7f\udcff[/b][red]z"
@@ -120,7 +120,7 @@ def test_an_answer_of_a_hostile_process(
 
 # Numbers
 
-ATTACHED = Attached("tap_uring", ("csum", "tso4"), 1500, 1, False, "cubic")
+ATTACHED = Setup("tap_uring", ("csum", "tso4"), 1500, 1, False, "cubic")
 LARGE = Run("sf_buf", 1 << 44, 123456.789, 98765.0, 123456789, 987654321, 1 << 43, True)
 
 

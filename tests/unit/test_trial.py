@@ -15,15 +15,15 @@ from nic_harness.cli import options
 from nic_harness.errors import FileError
 from nic_harness.transfer import receiver
 from nic_harness.trial import (
-    Attached,
     Report,
     Run,
+    Setup,
     make_payload,
     median_run,
     open_payload,
 )
 
-ATTACHED = Attached("tap_rw", ("csum", "tso4"), 1500, 1, False, "cubic")
+ATTACHED = Setup("tap_rw", ("csum", "tso4"), 1500, 1, False, "cubic")
 
 
 def run(strategy="sf_buf", seconds=1.0, **other):

@@ -11,7 +11,7 @@ from typing import Self
 from nic_harness.errors import CommandError
 from nic_harness.transfer.passes import Pass, Progress
 from nic_harness.transfer.payload import Payload
-from nic_harness.transfer.peer import Receiver
+from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.wire.tap import Tap
 
 
@@ -52,7 +52,7 @@ class BareLoop:
         tap, fd, file = self._tap, self._tap.fds[0], payload.fileno()
         assert tap.address is not None
         assert tap.nic_address is not None
-        with Receiver(tap.namespace, str(tap.address.ip), digest=digest) as receiver:
+        with ReceivingProcess(tap.namespace, str(tap.address.ip), digest=digest) as receiver:
             receiver.ready()
             args = [
                 *(str(self._program), f"--fd={fd}", f"--mtu={self.mtu}", f"--port={receiver.port}"),

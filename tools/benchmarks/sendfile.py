@@ -15,7 +15,7 @@ from nic_harness.cli.output import Bar, check_json, console_for, write_json
 from nic_harness.cli.terminal import plain_table
 from nic_harness.errors import FileError
 from nic_harness.transfer.ours import OurNic
-from nic_harness.trial import Pass, Payload, Strategy, make_payload, open_payload
+from nic_harness.trial import Contender, Pass, Payload, make_payload, open_payload
 from nic_harness.trial.kernel import KernelSendfile
 from rich.table import Table
 from rich.text import Text
@@ -80,7 +80,7 @@ def bench(payload: Payload, limits: Path, runs: int, bar: Bar) -> Result:
     """Measure everything, in turns, after one turn that does not count."""
     with contextlib.ExitStack() as stack:
         nic = stack.enter_context(OurNic(mtu=1500))
-        subjects: dict[str, Strategy] = {
+        subjects: dict[str, Contender] = {
             "bare": stack.enter_context(BareLoop(limits / "tap_send", mtu=1500)),
             "sf_buf": nic.strategy("sf_buf"),
             "copy": nic.strategy("copy"),

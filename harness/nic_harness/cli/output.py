@@ -21,7 +21,7 @@ from nic_harness.base.live import Ending
 from nic_harness.cli.terminal import Figures, Terminal
 from nic_harness.errors import FileError
 from nic_harness.nic.nic import Nic
-from nic_harness.transfer.results import Attached, Report, Run
+from nic_harness.transfer.results import Report, Run, Setup
 
 #: Seconds between two pictures of the bar: drawing it costs about a millisecond of the sender's.
 _REDRAW = 0.25
@@ -116,7 +116,7 @@ class Bar(Ending):
             self._progress = None
 
 
-def attached_line(attached: Attached) -> str:
+def attached_line(attached: Setup) -> str:
     """Say in one line what was attached; in a second why it is no faster device, if that is so."""
     parts = []
     if attached.device is not None:

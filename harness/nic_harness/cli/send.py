@@ -39,9 +39,9 @@ from nic_harness.cli.wire import Command, make_tap, resolve
 from nic_harness.errors import CommandError, TcpUnreachableError
 from nic_harness.nic.capture import Capture
 from nic_harness.transfer.ours import STRATEGIES, OurNic, Sent
-from nic_harness.transfer.peer import Receiver
+from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.transfer.receiver import Received
-from nic_harness.trial import Attached, Payload, Report, Run, open_payload
+from nic_harness.trial import Payload, Report, Run, Setup, open_payload
 
 
 def _strategy(text: str) -> str:
@@ -124,7 +124,7 @@ def send(
         if gateway is None and tap is None:
             gateway = kernel.partition("/")[0]
         command: Command | None = None
-        receiver: Receiver | None = None
+        receiver: ReceivingProcess | None = None
         if peer is not None:
             if not own or wire.namespace is None:
                 raise CommandError(
@@ -137,7 +137,7 @@ def send(
             stack.enter_context(command.process)
             command.wait_until_it_listens(ip, port)
         elif own and wire.namespace is not None:
-            receiver = stack.enter_context(Receiver(wire.namespace, ip, port, digest=True))
+            receiver = stack.enter_context(ReceivingProcess(wire.namespace, ip, port, digest=True))
             receiver.ready()
         bar = stack.enter_context(Bar())
         nic = stack.enter_context(
@@ -170,7 +170,7 @@ def send(
 
 
 def _report(
-    attached: Attached, strategy: str, payload: Payload, sent: Sent, received: Received | None
+    attached: Setup, strategy: str, payload: Payload, sent: Sent, received: Received | None
 ) -> Report:
     end = sent.end_ns if received is None else received.end_ns
     run = Run(

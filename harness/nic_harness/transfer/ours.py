@@ -14,12 +14,11 @@ from nic_harness.host.stack import Strategy as Sendfile
 from nic_harness.memory.arena import Arena
 from nic_harness.nic.capture import Capture
 from nic_harness.nic.faults import Faults
-from nic_harness.nic.nic import Attached as NicAttached
-from nic_harness.nic.nic import Nic, Offloads
+from nic_harness.nic.nic import Attached, Nic, Offloads
 from nic_harness.transfer.passes import Pass, Progress
 from nic_harness.transfer.payload import Payload
-from nic_harness.transfer.peer import Receiver
-from nic_harness.transfer.results import Attached
+from nic_harness.transfer.peer import ReceivingProcess
+from nic_harness.transfer.results import Setup
 from nic_harness.wire.tap import Tap
 from nic_harness.wire.wire import Wire
 
@@ -94,7 +93,7 @@ class OurNic:
                 )
             )
             self._stack = stack.enter_context(Stack(self._nic, gateway=gateway))
-            self.attached: NicAttached = self._nic.describe()
+            self.attached: Attached = self._nic.describe()
             where = self._tap.namespace
             self.rootless: bool = where is not None and where.rootless
             self._close = stack.pop_all()
@@ -110,9 +109,9 @@ class OurNic:
     ) -> None:
         self._close.__exit__(kind, value, trace)
 
-    def summary(self) -> Attached:
+    def summary(self) -> Setup:
         """Return what is attached, for a report without baseline."""
-        return Attached(
+        return Setup(
             device=self.attached.device,
             offloads=tuple(str(self.attached.offloads).split()),
             mtu=self.attached.mtu,
@@ -126,11 +125,11 @@ class OurNic:
         """Return one of STRATEGIES, to send by as often as wanted."""
         return OurSendfile(self, name)
 
-    def receiver(self, *, digest: bool) -> Receiver:
+    def receiver(self, *, digest: bool) -> ReceivingProcess:
         """Start a receiver at the other end of the wire."""
         assert self._tap.namespace is not None
         assert self._tap.address is not None
-        return Receiver(self._tap.namespace, str(self._tap.address.ip), digest=digest)
+        return ReceivingProcess(self._tap.namespace, str(self._tap.address.ip), digest=digest)
 
     def transfer(
         self,
@@ -250,7 +249,7 @@ class _Watch:
 
 
 class OurSendfile:
-    """A Strategy: sendfile of our own in one of its two ways."""
+    """A Contender: sendfile of our own in one of its two ways."""
 
     def __init__(self, nic: OurNic, name: str) -> None:
         self.name = name
@@ -258,7 +257,7 @@ class OurSendfile:
         self._stall = nic._stall
 
     def send(self, payload: Payload, *, digest: bool, progress: Progress | None = None) -> Pass:
-        """Send the whole file once; see Strategy.send()."""
+        """Send the whole file once; see Contender.send()."""
         with self._nic.receiver(digest=digest) as receiver:
             receiver.ready()
             sent = self._nic.transfer(

@@ -35,7 +35,7 @@ class Pass:
     sha256: str | None
 
 
-class Strategy(Protocol):
+class Contender(Protocol):
     """A way to send a file, attached and ready."""
 
     @property

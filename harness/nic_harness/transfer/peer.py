@@ -25,7 +25,7 @@ def program(address: str, port: int = 0, *, digest: bool = False) -> list[str]:
     return [*args, "--digest"] if digest else args
 
 
-class Receiver:
+class ReceivingProcess:
     """A receiver for one connection, in a namespace; use as a context manager.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
+class Setup:
     """What was really attached; what was asked for does not matter here.
 
     Attributes:
@@ -67,7 +67,7 @@ class Run:
 class Report:
     """Everything a trial found out."""
 
-    attached: Attached
+    attached: Setup
     runs: tuple[Run, ...]
 
     def to_json(self) -> dict[str, Any]:

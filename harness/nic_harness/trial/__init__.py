@@ -6,15 +6,15 @@ Owns: the baseline's namespaces and veth pair.
 Not public: users import from nic_harness and its modules.
 """
 
-from nic_harness.transfer.passes import Observer, Pass, Progress, Strategy
+from nic_harness.transfer.passes import Contender, Observer, Pass, Progress
 from nic_harness.transfer.payload import Payload, make_payload, open_payload
-from nic_harness.transfer.results import Attached, Report, Run, median_run
+from nic_harness.transfer.results import Report, Run, Setup, median_run
 from nic_harness.trial.trial import STRATEGIES, USUAL, Settings, Trial, open_trial
 
 __all__ = [
     "STRATEGIES",
     "USUAL",
-    "Attached",
+    "Contender",
     "Observer",
     "Pass",
     "Payload",
@@ -22,7 +22,7 @@ __all__ = [
     "Report",
     "Run",
     "Settings",
-    "Strategy",
+    "Setup",
     "Trial",
     "make_payload",
     "median_run",

@@ -54,7 +54,7 @@ class KernelSendfile(Closing):
         self._namespace.close()
 
     def send(self, payload: Payload, *, digest: bool, progress: Progress | None = None) -> Pass:
-        """Send the whole file once; see Strategy.send().
+        """Send the whole file once; see Contender.send().
 
         Raises:
             TcpError: the connection failed, or made no progress in time.

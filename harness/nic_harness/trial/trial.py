@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from nic_harness.nic.faults import Faults
 from nic_harness.transfer.ours import STRATEGIES as OURS
 from nic_harness.transfer.ours import OurNic
-from nic_harness.transfer.passes import Observer, Pass, Strategy
+from nic_harness.transfer.passes import Contender, Observer, Pass
 from nic_harness.transfer.payload import Payload
-from nic_harness.transfer.results import Attached, Report, Run
+from nic_harness.transfer.results import Report, Run, Setup
 from nic_harness.trial.kernel import KernelSendfile
 
 #: Names of all strategies, in the order of the table.
@@ -48,7 +48,7 @@ class Trial:
     """Everything attached for the strategies asked for; made by open_trial()."""
 
     def __init__(
-        self, settings: Settings, strategies: Sequence[Strategy], attached: Attached
+        self, settings: Settings, strategies: Sequence[Contender], attached: Setup
     ) -> None:
         self.settings = settings
         self.attached = attached
@@ -80,7 +80,7 @@ class Trial:
         return Report(self.attached, tuple(runs))
 
     def _one(
-        self, strategy: Strategy, payload: Payload, observer: Observer, *, digest: bool
+        self, strategy: Contender, payload: Payload, observer: Observer, *, digest: bool
     ) -> Pass:
         title = f"{strategy.name}: " + ("check the digest" if digest else "send")
         progress = observer.begin(title, payload.size)
@@ -114,7 +114,7 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
         NamespaceError, LinkError, ResourceError, MtuError: it could not be attached.
     """
     with contextlib.ExitStack() as stack:
-        strategies: list[Strategy] = []
+        strategies: list[Contender] = []
         nic: OurNic | None = None
         kernel: KernelSendfile | None = None
         for name in settings.strategies:
@@ -133,7 +133,7 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
             else:
                 kernel = stack.enter_context(KernelSendfile(mtu=settings.mtu, stall=settings.stall))
                 strategies.append(kernel)
-        attached = Attached(
+        attached = Setup(
             device=nic.attached.device if nic else None,
             offloads=tuple(str(nic.attached.offloads).split()) if nic else (),
             mtu=settings.mtu,

@@ -9,7 +9,7 @@ import sys
 from types import TracebackType
 
 from nic_harness.errors import LinkError, MtuError
-from nic_harness.transfer.peer import Receiver
+from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.wire import nest as _nest
 from nic_harness.wire.netns import Namespace
 
@@ -20,7 +20,7 @@ FAR = ipaddress.ip_interface("198.18.1.2/24")
 MTU_MIN, MTU_MAX = 68, 65535
 
 
-class VethReceiver(Receiver):
+class VethReceiver(ReceivingProcess):
     """A receiver behind a veth pair whose near end is in a namespace; use as a context manager.
 
     The far end's namespace is the receiver's own and goes with it, and so does the pair.
@@ -28,7 +28,7 @@ class VethReceiver(Receiver):
     Args:
         namespace: of the near end.
         mtu: bytes, of both ends.
-        digest: as for Receiver.
+        digest: as for ReceivingProcess.
 
     Raises:
         MtuError: not an MTU for veth.
