@@ -19,7 +19,7 @@
 
 static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* The machine that was made here last. A forked child keeps its parent's behind its own: leak checkers ask. */
+/* The machine last created here. A forked child keeps its parent's reachable from its own, for leak checkers. */
 static struct machine *made;
 
 /* machine_or_default() - the current machine, created with default sizes if there is none */

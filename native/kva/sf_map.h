@@ -57,7 +57,8 @@ struct vm_page *vm_object_grab(struct vm_object *o, vm_pindex_t pindex, void *si
  * vm_object_grab_pages() - like vm_object_grab(), for consecutive pages under one lock
  * @out: descriptor of the first page; the others follow it
  *
- * Return: number of pages wired, which ends with the extent; 0 if all descriptors are in use.
+ * Return: number of pages wired, which is less than wanted at the end of an extent; 0 if all
+ * descriptors are in use.
  */
 uint32_t vm_object_grab_pages(struct vm_object *o, vm_pindex_t first, uint32_t npages,
                               struct vm_page **out, void *site);

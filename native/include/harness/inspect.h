@@ -124,8 +124,7 @@ struct jumbo_stats {
     uint64_t max_pages;
     uint64_t refused;
     uint64_t stolen;
-    uint64_t
-        away; /* pages outside the pool that users have: stolen or flipped, and not yet freed */
+    uint64_t away; /* pages outside the pool: stolen, or received into, and not yet freed */
     uint64_t held;
     uint64_t grown;
 };
