@@ -97,3 +97,10 @@ def test_what_takes_long_to_import_is_imported_where_it_is_used(module: str) -> 
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_a_missing_scapy_is_one_line_that_names_the_extra() -> None:
+    program = "import sys; sys.modules['scapy'] = None; import nic_harness.scapy_socket"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install nic-harness[scapy]")

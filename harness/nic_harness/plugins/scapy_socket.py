@@ -15,11 +15,17 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from scapy.data import MTU
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
-from scapy.supersocket import SuperSocket
-from scapy.utils import checksum
+try:
+    from scapy.data import MTU
+    from scapy.layers.l2 import Ether
+    from scapy.packet import Packet
+    from scapy.supersocket import SuperSocket
+    from scapy.utils import checksum
+except ModuleNotFoundError as e:
+    raise ModuleNotFoundError(
+        "import nic_harness.scapy_socket: scapy is not installed; pip install nic-harness[scapy]",
+        name=e.name,
+    ) from None
 
 from nic_harness.errors import ClosedError, LinkDownError
 from nic_harness.nic.frame import Frame, Gso
