@@ -74,14 +74,59 @@ def test_each_public_header_is_usable_alone(prefix: Path, language: str) -> None
         run("gcc", "-x", language, *flags, "-include", header, "/dev/null")
 
 
-@ONCE
-def test_a_wheel_is_the_package_and_its_extensions(tmp_path: Path) -> None:
-    settings = ["--no-build-isolation", f"-Cbuild-dir={tmp_path}/build", f"--wheel-dir={tmp_path}"]
-    quickly = "-Csetup-args=-Doptimization=0"  # the test looks only at the contents
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    settings = ["--no-build-isolation", f"-Cbuild-dir={folder}/build", f"--wheel-dir={folder}"]
+    quickly = "-Csetup-args=-Doptimization=0"  # its tests are not about speed
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", *settings, quickly, CHECKOUT)
-    (wheel,) = tmp_path.glob("*.whl")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@ONCE
+def test_a_wheel_is_the_package_and_its_extensions(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {"nic_harness/__init__.py", "nic_harness/py.typed"} < names
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert {f"nic_harness/_native{suffix}", f"nic_harness/_views{suffix}"} < names
     assert all(name.startswith("nic_harness/") for name in names)
+
+
+PROJECT_TEST = """
+import sys
+
+import harness
+import nic_harness
+
+
+def test_each_import_finds_its_own(arena):
+    assert harness.OWNER == "the project"
+    assert nic_harness.__file__.startswith(sys.prefix)
+    assert isinstance(arena, nic_harness.Arena)
+"""
+
+
+@ONCE
+def test_a_wheel_goes_beside_others_that_are_called_harness(wheel: Path, tmp_path: Path) -> None:
+    """Our command is called harness, and so are packages and folders of other people."""
+    environment, project = tmp_path / "venv", tmp_path / "project"
+    python = environment / "bin/python"
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    (site,) = environment.glob("lib/python3*/site-packages")
+    # What we depend on is borrowed; Python reads no .pth file, such as that of an editable
+    # installation, in a folder that a .pth file names.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    (site / "harness").mkdir()
+    (site / "harness/__init__.py").write_text("OWNER = 'another distribution'\n")
+    pip = ["pip", "--python", python, "install", "--no-index", "--no-deps", "--ignore-installed"]
+    run(sys.executable, "-m", *pip, wheel)
+    ask = "import harness, nic_harness; print(harness.OWNER, nic_harness.__file__)"
+    found = run(python, "-c", ask).strip()
+    assert found == f"another distribution {site}/nic_harness/__init__.py"
+    assert "Usage: harness" in run(environment / "bin/harness", "--help")
+    (project / "harness").mkdir(parents=True)
+    (project / "harness/__init__.py").write_text("OWNER = 'the project'\n")
+    (project / "test_it.py").write_text(PROJECT_TEST)
+    done = run(python, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={project}", project)
+    assert " 1 passed" in done
