@@ -16,9 +16,11 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 from nic_harness.cli import main
+from nic_harness.nic.device import DEVICES
 from nic_harness.transfer.ours import STRATEGIES
 from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.wire.netns import Namespace
@@ -26,6 +28,7 @@ from nic_harness.wire.tap import Tap
 from scapy.utils import RawPcapNgReader
 
 HARNESS = [sys.executable, "-m", "nic_harness"]
+COMMANDS = ["trial", "send", "listen", "capture", "replay", "inspect", "top", "doctor"]
 TUNSETPERSIST = 0x400454CB
 
 #: A peer that accepts and then does as told; the port follows.
@@ -164,6 +167,9 @@ def test_trial_makes_its_file_and_leaves_nothing(tmp_path):
     done = run("trial", "--size", "1M", "--runs", 1, "--strategies", "sf_buf", env=env)
     assert done.returncode == 0, done.stderr
     assert "1 MiB of random bytes" in done.stdout
+    for size, name in (("0", "an empty file"), ("7", "7 random bytes")):
+        one = ("--runs", 1, "--strategies", "copy", "--no-verify")
+        assert f"file: {name}, {size} bytes" in run("trial", "--size", size, *one, env=env).stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,6 +253,23 @@ def test_listen(small):
     assert f"sha256 {hashlib.sha256(small.read_bytes()).hexdigest()}" in out
 
 
+def test_listen_says_its_speed_as_data(small):
+    with subprocess.Popen(
+        [*HARNESS, "listen", "127.0.0.1:0", "--json", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as listener:
+        port = int(listener.stderr.readline().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(small.read_bytes())
+        found = json.loads(listener.stdout.read())
+        said = listener.stderr.read()
+    assert found["seconds"] == pytest.approx((found["end_ns"] - found["begin_ns"]) / 1e9)
+    assert found["gbit_per_s"] == pytest.approx(300_001 * 8e-9 / found["seconds"])
+    assert f"{found['gbit_per_s']:.1f} Gbit/s" in said
+
+
 def test_help_is_wrapped_once(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["send", "--help"]) == 0
@@ -256,11 +279,70 @@ def test_help_is_wrapped_once(capsys, monkeypatch):
     assert min(lines[:-1]) > 60
 
 
+@pytest.mark.parametrize("columns", [80, 132])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_whole(capsys, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([command, "--help"]) == 0
+    assert "…" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("trial --device ", ["auto", *DEVICES]),
+        ("send --device tap_u", ["tap_uring"]),
+        ("trial --strategies ", ["sf_buf", "copy", "direct", "kernel"]),
+        ("trial --strategies sf_buf,", ["sf_buf,copy", "sf_buf,direct", "sf_buf,kernel"]),
+        ("send --strategy d", ["direct"]),
+        ("capture --at ", ["driver", "wire"]),
+    ],
+)
+def test_values_are_completed(typed, offered):
+    """As bash asks; see typer.completion."""
+    words = typed.split(" ")
+    env = {
+        "_HARNESS_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"harness {typed}",
+        "COMP_CWORD": str(len(words)),
+    }
+    program = "from nic_harness.cli import main; raise SystemExit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == offered
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["trial", "--help"], ["--version"], ["trial", "FILE", "--json", "-"]],
+    ids=" ".join,
+)
+def test_a_full_disk_under_standard_output(small, args):
+    args = [str(small) if arg == "FILE" else arg for arg in args]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 -- a device
+        done = subprocess.run(
+            [*HARNESS, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert said[-1].startswith("harness: write standard output: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert len(said) == 1 or "--json" in args
+
+
 def test_help_is_everywhere(capsys):
-    for command in ([], ["trial"], ["send"], ["listen"]):
+    for command in ([], *([name] for name in COMMANDS)):
         assert main([*command, "--help"]) == 0
-        assert "Usage: harness" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "Usage: harness" in text
+        assert not re.search(r"<\w+[\w\[\] ]*>", text), "a type of Python's, where a value is meant"
     assert run("--version").stdout.startswith("harness ")
+    assert run("-V").stdout == run("--version").stdout
 
 
 # Nothing stays
@@ -395,6 +477,32 @@ def test_a_namespace_or_tap_that_is_not_there(small):
 @pytest.mark.parametrize("mtu", [0, 67, 65522, 1 << 40])
 def test_an_mtu_out_of_range(small, mtu):
     fails(2, "'--mtu'", "trial", small, "--mtu", mtu)
+    fails(2, f"{mtu} is not within 68 to 65521", "trial", small, "--mtu", mtu)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["trial", "--runs", "x"], "'x' is not a whole number"),
+        (["trial", "--runs", "1.5"], "'1.5' is not a whole number"),
+        (["trial", "--stall", "x"], "'x' is not a number"),
+        (["trial", "--stall", "nan"], "'nan' is not a number"),
+        (["replay", "x", "--speed", "0"], "0 is less than 1e-06"),
+        (["top", "-i", "0"], "0 is not within 0.05 to 3600"),
+    ],
+)
+def test_a_number_that_is_none(args, line):
+    fails(2, line, *args)
+
+
+@pytest.mark.parametrize("path", ["/proc/cpuinfo", "/proc/self/maps", "/sys/kernel/profiling"])
+def test_a_file_that_lies_about_its_length(path):
+    if not os.access(path, os.R_OK):
+        pytest.skip(f"{path} cannot be read here")
+    size = Path(path).stat().st_size
+    line = f"it says that it is {size} bytes long, and it is "
+    fails(1, line, "trial", path)
+    fails(1, line, "send", path, "198.18.0.1:5001")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from nic_harness.errors import CommandError
 
 #: Options of unshare(1) for a mount namespace, for root and for other users.
 MOUNT = ["--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
@@ -502,3 +503,10 @@ def test_an_event_loop_of_another_kind_is_one_clear_error(nic):
     frames = nic.__aiter__()
     with pytest.raises(UnsupportedError, match="neither asyncio nor trio runs here; await under"):
         frames.__anext__().send(None)
+
+
+def test_a_command_that_failed_without_a_word(peer):
+    with pytest.raises(CommandError, match=r"run sh: exit code 3: it said nothing$"):
+        peer.run("sh", "-c", "exit 3")
+    with pytest.raises(CommandError, match=r"run sh: exit code 3: alas$"):
+        peer.run("sh", "-c", "echo alas >&2; exit 3")

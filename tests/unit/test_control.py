@@ -335,6 +335,15 @@ with socket.socket(socket.AF_UNIX) as server:
 """
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    """Have a liar take its socket away and end."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 @pytest.fixture
 def liar(served: Arena) -> Iterator[Callable[..., int]]:
     """Start a process of the same user that answers something; make(answer, times, pause)."""
@@ -346,8 +355,7 @@ def liar(served: Arena) -> Iterator[Callable[..., int]]:
             process = stack.enter_context(
                 started(LIAR, arguments=[str(folder), answer, str(times), str(pause)])
             )
-            stack.callback(process.wait)
-            stack.callback(process.send_signal, signal.SIGINT)
+            stack.callback(end, process)
             return process.pid
 
         yield make
@@ -440,7 +448,7 @@ def test_a_process_of_another_user_is_not_asked() -> None:
                 ask(process.pid)
             # A name does not count that it put where only the folder's owner may.
             assert str(folder) not in map(str, protocol.folders_below(Path("/"), (0,)))
-            process.send_signal(signal.SIGINT)
+            end(process)
     finally:
         for left in folder.iterdir():
             left.unlink()

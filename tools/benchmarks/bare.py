@@ -63,7 +63,8 @@ class BareLoop:
                 args, pass_fds=[fd, file], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise CommandError("run", self._program.name, done.stderr.strip())
+                said = done.stderr.strip() or f"exit code {done.returncode}"
+                raise CommandError("run", self._program.name, said)
             said = json.loads(done.stdout)
             received = receiver.result()
         return Pass(

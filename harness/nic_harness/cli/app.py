@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from inspect import cleandoc
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from nic_harness.base.version import VERSION
 from nic_harness.cli.capture import capture
@@ -16,7 +18,7 @@ from nic_harness.cli.doctor import doctor
 from nic_harness.cli.failure import FAILED, INTERRUPTED, USAGE, Terminated, complain, on_sigterm
 from nic_harness.cli.inspect import inspect
 from nic_harness.cli.listen import listen
-from nic_harness.cli.options import Debug
+from nic_harness.cli.options import Debug, explain, show_values
 from nic_harness.cli.replay import replay
 from nic_harness.cli.send import send
 from nic_harness.cli.top import top
@@ -28,7 +30,24 @@ def _paragraphs(doc: str | None) -> str:
     return "\n\n".join(" ".join(p.split()) for p in cleandoc(doc or "").split("\n\n"))
 
 
+class _Command(TyperCommand):
+    """A command whose help says what a value is, where typer would name a type of Python's."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options and arguments; see TyperCommand."""
+        return show_values(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """The command line, with the same help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options; see TyperGroup."""
+        return show_values(super().get_params(ctx))
+
+
 app = typer.Typer(
+    cls=_Group,
     help="A NIC driver's buffer machinery as an ordinary Linux program.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage.",
     no_args_is_help=True,
@@ -37,6 +56,7 @@ app = typer.Typer(
 )
 for command in (trial, send, listen, capture, replay, inspect, top, doctor):
     app.command(
+        cls=_Command,
         help=_paragraphs(command.__doc__),
         # The options behind capture's COMMAND are its own.
         context_settings={"allow_interspersed_args": command is not capture},
@@ -53,7 +73,9 @@ def _print_version(wanted: bool) -> None:
 def _common(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say it and end."),
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print it and end."
+        ),
     ] = False,
     _debug: Debug = False,
 ) -> None:
@@ -70,7 +92,10 @@ def run_app(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> i
     previous = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         code = app(args=args, prog_name=name, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is said here, not at the interpreter's end
     except typer.TyperException as e:
+        explain(e)
         where = getattr(getattr(e, "ctx", None), "command_path", name)
         if e.format_message():
             complain(f"{e.format_message()} (see {where} --help)")
@@ -82,6 +107,10 @@ def run_app(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> i
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         sys.stdout = None
+        return FAILED
+    except OSError as e:  # files that a command opens have errors of ours
+        sys.stdout = None
+        complain(f"write standard output: {os.strerror(e.errno or 0)}; write elsewhere")
         return FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -20,6 +20,7 @@ from nic_harness.cli.options import (
     Netns,
     OurAddress,
     TapName,
+    complete_of,
     faults,
 )
 from nic_harness.cli.output import check_json, console_for, is_stdout, nic_lines, write_json
@@ -41,7 +42,7 @@ def capture(
     command: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[COMMAND...]",
+            metavar="COMMAND",
             help="Run this on the kernel's side of the wire, and end with it.",
             show_default=False,
         ),
@@ -52,7 +53,12 @@ def capture(
     ] = None,
     at: Annotated[
         str,
-        typer.Option("--at", help="driver: what the driver sees; wire: behind the faults."),
+        typer.Option(
+            "--at",
+            metavar="WHERE",
+            autocompletion=complete_of("driver", "wire"),
+            help="driver: what the driver sees; wire: behind the faults.",
+        ),
     ] = "driver",
     snaplen: Annotated[
         int, typer.Option("--snaplen", min=1, max=1 << 18, help="Bytes kept of each frame.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -60,6 +59,11 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
             code, message, cause = FAILED, str(e), e
         except BrokenPipeError:
             raise
+        except OSError as e:
+            # Files that we open have errors of ours; run_app() says this one.
+            if e.errno == errno.ENOSPC and not options.debug_wanted():
+                raise
+            code, message, cause = FAILED, _unexpected(e), e
         except Exception as e:
             code, message, cause = FAILED, _unexpected(e), e
         if options.debug_wanted():
@@ -72,7 +76,5 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _unexpected(e: Exception) -> str:
-    if isinstance(e, OSError) and e.errno == errno.ENOSPC:  # files that we open have errors of ours
-        return f"write standard output: {os.strerror(errno.ENOSPC)}; make room, or write elsewhere"
     what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
     return f"unexpected {what}; run with --debug and report what it prints"

@@ -24,7 +24,7 @@ def inspect(
     pid: Annotated[
         int | None,
         typer.Argument(
-            metavar="[PID]",
+            metavar="PID",
             min=1,
             help="The process; without it, the one that has an arena, if there is one only.",
             show_default=False,

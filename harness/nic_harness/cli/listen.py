@@ -72,4 +72,4 @@ def listen(
     speed = got.bytes * 8 / seconds / 1e9 if seconds else 0.0
     console.print(f"{got.bytes:,} bytes in {seconds:.3f} s, {speed:.1f} Gbit/s")
     console.print(f"sha256 {got.sha256}")
-    write_json(json_path, asdict(got))
+    write_json(json_path, {**asdict(got), "seconds": seconds, "gbit_per_s": speed})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,11 +47,43 @@ def _device(text: str) -> str:
     return text
 
 
+def complete_device(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the name of a device."""
+    names = {"auto": "the fastest that works"} | dict.fromkeys(DEVICES, "")
+    return [(n, text) for n, text in names.items() if n.startswith(incomplete)]
+
+
+def complete_of(*names: str) -> Callable[[str], list[str]]:
+    """Make a completion out of a few names."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def complete_list(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Make a completion of "NAME,NAME": the last name, out of those not named yet."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        left = [n for n in names if n not in before.split(",") and n.startswith(last)]
+        return [f"{before}{comma}{n}" for n in left]
+
+    return complete
+
+
+def complete_netns(incomplete: str) -> list[str]:
+    """Complete the name of a network namespace, as `ip netns` has them."""
+    try:
+        names = sorted(entry.name for entry in Path("/run/netns").iterdir())
+    except OSError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         callback=_device,
+        autocompletion=complete_device,
         metavar="NAME",
         help=f"What plays the NIC: {', '.join(DEVICES)}, or auto, the fastest that works.",
     ),
@@ -63,7 +95,7 @@ FaultSpec = Annotated[
         "--faults",
         metavar="SPEC",
         callback=lambda text: checked(faults)(text),
-        help="What the device does wrong: random:SEED, or like seed=7,rx.drop=0.01,corrupt=0.001.",
+        help="What the device does wrong: random:SEED, or rates: rx.drop=0.01,seed=7.",
         show_default=False,
     ),
 ]
@@ -85,6 +117,7 @@ Netns = Annotated[
     typer.Option(
         "--netns",
         metavar="NAME|PID|PATH",
+        autocompletion=complete_netns,
         help="Put the wire into a network namespace that is there, where the receiver runs.",
         show_default=False,
     ),
@@ -151,6 +184,45 @@ MadeSize = Annotated[
         help="Of the file that is made when none is named: 64M, 1G.",
     ),
 ]
+
+#: What a value is called in help, where an option does not say it itself.
+_VALUES = {bool: "", int: "N", float: "N", Path: "PATH"}
+
+
+def show_values(params: list[Any]) -> list[Any]:
+    """Give each option a word for its value: none for a flag, N for a number."""
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None  # noqa: ARG005 -- its name says it
+        elif param.metavar is None:
+            flag = getattr(param, "is_bool_flag", False)
+            kind = bool if flag else param.type_descriptor.annotation
+            param.metavar = _VALUES.get(kind)
+    return params
+
+
+def explain(e: typer.TyperException) -> None:
+    """Say in words of ours what is wrong with a value that typer did not take."""
+    errors = getattr(e.__cause__, "errors", None)
+    if not isinstance(e, typer.BadParameter) or errors is None:
+        return
+    found = errors()[0]
+    given, limits = str(found["input"]), found.get("ctx", {})
+    if given.lower() == "nan":
+        found["type"] = "finite_number"
+    low, high = (getattr(e.param, which, None) for which in ("min", "max"))
+    match found["type"]:
+        case "greater_than_equal" | "less_than_equal":
+            limit = next(iter(limits.values()))
+            room = f"less than {limit}" if "ge" in limits else f"more than {limit}"
+            if low is not None and high is not None:
+                room = f"not within {low} to {high}"
+            e.message = f"{given} is {room}"
+        case "int_parsing" | "int_from_float" | "int_parsing_size":
+            e.message = f"{given!r} is not a whole number"
+        case "float_parsing" | "finite_number":
+            e.message = f"{given!r} is not a number"
+
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 

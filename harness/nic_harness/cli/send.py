@@ -24,6 +24,7 @@ from nic_harness.cli.options import (
     TapName,
     address,
     checked,
+    complete_of,
     endpoint,
     faults,
 )
@@ -86,7 +87,14 @@ def send(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", callback=_strategy, help="sf_buf, copy or direct.")
+        str,
+        typer.Option(
+            "--strategy",
+            callback=_strategy,
+            autocompletion=complete_of(*STRATEGIES),
+            metavar="NAME",
+            help="sf_buf, copy or direct.",
+        ),
     ] = "sf_buf",
     mtu: Mtu = 1500,
     device: Device = "auto",

@@ -16,6 +16,7 @@ from nic_harness.cli.options import (
     MadeSize,
     Mtu,
     Stall,
+    complete_list,
     faults,
     size,
 )
@@ -45,7 +46,7 @@ def trial(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             readable=False,
             help="What to send; without it, random bytes in a temporary file (in TMPDIR).",
             show_default=False,
@@ -57,6 +58,7 @@ def trial(
         typer.Option(
             "--strategies",
             callback=_strategies,
+            autocompletion=complete_list(STRATEGIES),
             metavar="NAME,...",
             help="sf_buf: file pages mapped, no copy. copy: pread into buffers. "
             "direct: read past the page cache, no copy. kernel: os.sendfile over a veth pair.",

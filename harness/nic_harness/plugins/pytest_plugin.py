@@ -248,7 +248,7 @@ class Peer:
             args, input=input, capture_output=True, timeout=timeout, text=True
         )
         if check and done.returncode:
-            said = (done.stderr or done.stdout).strip()
+            said = (done.stderr or done.stdout).strip() or "it said nothing"
             raise CommandError("run", str(args[0]), f"exit code {done.returncode}: {said}")
         return done
 

@@ -92,7 +92,34 @@ def open_payload(path: str | os.PathLike[str]) -> Payload:
             f"it is a {_kind(mode)}, and only a regular file can be mapped",
             "copy its contents to a file first",
         )
-    return Payload(name, os.fdopen(fd, "rb"))
+    payload = Payload(name, os.fdopen(fd, "rb"))
+    try:
+        _check_size(payload)
+    except BaseException:
+        payload.file.close()
+        raise
+    return payload
+
+
+def _check_size(payload: Payload) -> None:
+    """See that a file is as long as it says, which those of /proc and /sys are not.
+
+    Raises:
+        FileError: it is longer or shorter, or cannot be read.
+    """
+    size = payload.size
+    try:
+        longer = bool(os.pread(payload.fileno(), 1, size))
+        shorter = size > 0 and not os.pread(payload.fileno(), 1, size - 1)
+    except OSError as e:
+        raise FileError("read", payload.name, errno=e.errno) from e
+    if longer or (shorter and not payload.is_shorter()):
+        raise FileError(
+            "send",
+            payload.name,
+            f"it says that it is {size} bytes long, and it is {'longer' if longer else 'shorter'}",
+            "copy its contents to a file first",
+        )
 
 
 def _kind(mode: int) -> str:
@@ -154,7 +181,13 @@ def make_payload(
     except BaseException:
         file.close()
         raise
-    return Payload(f"{_human(size)} of random bytes", file)
+    return Payload(_random_name(size), file)
+
+
+def _random_name(size: int) -> str:
+    if size == 0:
+        return "an empty file"
+    return f"{_human(size)} of random bytes" if size >= 1024 else f"{size} random bytes"
 
 
 def _human(size: int) -> str:
