@@ -20,8 +20,10 @@ from pathlib import Path
 
 import pytest
 from nic_harness.cli import main
+from nic_harness.errors import LinkDownError
 from nic_harness.nic.device import DEVICES
-from nic_harness.transfer.ours import STRATEGIES
+from nic_harness.transfer.ours import STRATEGIES, OurNic
+from nic_harness.transfer.payload import open_payload
 from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.tap import Tap
@@ -488,6 +490,7 @@ def test_an_mtu_out_of_range(small, mtu):
         (["trial", "--stall", "x"], "'x' is not a number"),
         (["trial", "--stall", "nan"], "'nan' is not a number"),
         (["replay", "x", "--speed", "0"], "0 is less than 1e-06"),
+        (["replay", "x", "--direction", "up"], "Invalid value for '--direction': 'up' is not one"),
         (["top", "-i", "0"], "0 is not within 0.05 to 3600"),
     ],
 )
@@ -705,3 +708,91 @@ def test_capture_ended_by_ctrl_c_is_complete(interrupt, tmp_path):
     with RawPcapNgReader(str(out)) as reader:
         list(reader)
     assert out.read_bytes()[-4:] != b""
+
+
+#: Says what it saw when it is interrupted, as ping does.
+TELLS = """
+import signal, sys, time
+def tell(*_):
+    print("statistics", flush=True)
+    sys.exit({code})
+signal.signal(signal.SIGINT, {handler})
+print("it runs", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_ctrl_c_reaches_the_command_of_a_capture(interrupt, tmp_path, code):
+    program = TELLS.format(handler="tell", code=code)
+    command = [*HARNESS, "capture", "-w", tmp_path / "out", sys.executable, "-uc", program]
+    done = interrupt(command, signal.SIGINT, until=b"it runs")
+    assert done.returncode == 0, done
+    assert done.stdout.index(b"statistics") < done.stdout.index(b"ended with exit code %d" % code)
+
+
+def test_a_command_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("nic_harness.cli.capture._END_S", 0.2)
+    program = TELLS.format(handler="signal.SIG_IGN", code=0)
+    command = ["capture", "-w", str(tmp_path / "out"), "--seconds", "1"]
+    assert main([*command, sys.executable, "-uc", program]) == 0
+    assert f"ended with exit code {-signal.SIGKILL}" in capfd.readouterr().out
+
+
+def test_a_capture_goes_down_a_pipe(small, tmp_path):
+    ping = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('198.18.0.2', 9))"
+    ping += "; print('sent')"
+    said = {}
+    for name, args in {
+        "capture": ["capture", sys.executable, "-c", ping],
+        "send": ["send", small, "198.18.0.1:5001"],
+        "replay": ["replay", tmp_path / "capture", "--fast", "--direction", "both"],
+    }.items():
+        command, *rest = args
+        done = subprocess.run(
+            [*HARNESS, command, "-w", "-", *rest], capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        (tmp_path / name).write_bytes(done.stdout)
+        with RawPcapNgReader(str(tmp_path / name)) as reader:
+            assert any(True for _ in reader), name
+        said[name] = done.stderr
+    assert b"sent" in said["capture"].splitlines()
+    fails(2, "only one of them", "capture", "-w", "-", "--json", "-")
+
+
+def test_output_of_a_peer_is_not_among_the_data(small):
+    what = "print('I listen')\nwhile sock.recv(1 << 16):\n    pass"
+    done = run("send", small, "198.18.0.1:5001", "--json", "-", *peer(what))
+    assert json.loads(done.stdout)["runs"][0]["bytes"] == 300_001
+    assert "I listen" in done.stderr
+
+
+def test_a_tap_that_is_down_is_named(small, tmp_path):
+    with Namespace() as namespace:
+        with Tap(namespace, name="shared") as tap:
+            fcntl.ioctl(tap.fds[0], TUNSETPERSIST, 1)
+            tap.set_link(up=False)
+        for command in (
+            ["send", small, "198.18.0.1:5001"],
+            ["capture", "-w", tmp_path / "out", "--seconds", "1"],
+        ):
+            done = namespace.run(
+                [*HARNESS, *map(str, command), "--tap", "shared"], capture_output=True, text=True
+            )
+            assert done.returncode == 1
+            line = "harness: use TAP shared: it is down; ip link set dev shared up\n"
+            assert done.stderr == line
+
+
+def test_a_wire_that_goes_down_is_named(small):
+    with (
+        Tap() as tap,
+        OurNic(tap=tap, stall=1) as nic,
+        nic.receiver(digest=False) as receiver,
+        open_payload(small) as payload,
+    ):
+        receiver.ready()
+        tap.set_link(up=False)
+        with pytest.raises(LinkDownError, match="send over tap0: it is down; ip link set dev tap0"):
+            nic.transfer(receiver.address, receiver.port, payload, "copy")

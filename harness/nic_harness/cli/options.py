@@ -107,7 +107,7 @@ CapturePath = Annotated[
         "-w",
         readable=False,
         metavar="FILE",
-        help="Write what passes the NIC, both ways, to a pcapng file.",
+        help="Write what passes the NIC, both ways, to a pcapng file; - for standard output.",
         show_default=False,
     ),
 ]
@@ -222,6 +222,8 @@ def explain(e: typer.TyperException) -> None:
             e.message = f"{given!r} is not a whole number"
         case "float_parsing" | "finite_number":
             e.message = f"{given!r} is not a number"
+        case "value_error":
+            e.message = e.message.removeprefix("Value error, ")
 
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, cast
 
+import typer
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,6 +23,7 @@ from rich.text import Text
 from nic_harness.base.live import Ending
 from nic_harness.cli.terminal import Figures, Terminal
 from nic_harness.errors import FileError
+from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
 from nic_harness.transfer.results import Report, Run, Setup
 
@@ -37,12 +41,24 @@ def is_stdout(path: Path | None) -> bool:
     return path is not None and str(path) == "-"
 
 
-def check_json(path: Path | None) -> None:
+def stdout_for_commands(*paths: Path | None) -> int | None:
+    """Return the descriptor that a command's standard output is: where the text for people goes."""
+    return 2 if any(is_stdout(path) for path in paths) else None
+
+
+def check_json(path: Path | None, *, beside: Path | None = None) -> None:
     """See that the JSON can be written before anything is measured.
+
+    Args:
+        path: where it is wanted.
+        beside: where a capture is wanted, perhaps.
 
     Raises:
         FileError: it cannot.
+        BadParameter: both are wanted on standard output.
     """
+    if is_stdout(path) and is_stdout(beside):
+        raise typer.BadParameter("--json - and -w -: only one of them can go to standard output")
     if path is None or is_stdout(path):
         return
     try:
@@ -67,6 +83,33 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         path.write_text(text)
     except OSError as e:
         raise FileError("write", str(path), remedy="name another file", errno=e.errno) from e
+
+
+def open_capture(
+    stack: contextlib.ExitStack,
+    path: Path | None,
+    *,
+    snaplen: int = 1 << 18,
+    at: Literal["driver", "wire"] = "driver",
+) -> Capture | None:
+    """Open the file of a capture, if one is wanted; - is standard output.
+
+    Args:
+        stack: closes standard output's copy; enter the NIC after this.
+        path: as given on the command line.
+        snaplen, at: see Capture.
+
+    Raises:
+        FileError: it cannot be written.
+        BadParameter: standard output is a terminal.
+    """
+    if path is None or not is_stdout(path):
+        return None if path is None else Capture(path, snaplen=snaplen, at=at)
+    if os.isatty(1):
+        raise typer.BadParameter("-w -: a capture is nothing for a terminal; send it into a pipe")
+    # Without a buffer of Python's, so that the reader sees each frame soon.
+    out = stack.enter_context(os.fdopen(os.dup(1), "wb", buffering=0))
+    return Capture(cast("BinaryIO", out), snaplen=snaplen, at=at)
 
 
 class Bar(Ending):

@@ -23,10 +23,9 @@ from nic_harness.cli.options import (
     TapName,
     faults,
 )
-from nic_harness.cli.output import check_json, console_for, nic_lines, write_json
+from nic_harness.cli.output import check_json, console_for, nic_lines, open_capture, write_json
 from nic_harness.cli.wire import make_tap
 from nic_harness.errors import CaptureCutError, CaptureDamagedError
-from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
 from nic_harness.nic.replay import Recording, Replay, read_capture
 
@@ -81,8 +80,8 @@ def replay(
         raise typer.BadParameter("--fast and --rate exclude each other")
     if loop != 1 and file.exists() and not file.is_file():
         raise typer.BadParameter(f"--loop: {file} is no regular file, and can be read but once")
-    check_json(json_path)
-    console = console_for(json_path)
+    check_json(json_path, beside=capture)
+    console = console_for(json_path, capture)
     damage: CaptureDamagedError | None = None
     with contextlib.ExitStack() as stack:
         recording = stack.enter_context(read_capture(file))  # before anything is made
@@ -92,7 +91,7 @@ def replay(
                 wire,
                 device=device,
                 faults=None if fault_spec is None else faults(fault_spec),
-                capture=None if capture is None else Capture(capture),
+                capture=open_capture(stack, capture),
             )
         )
         console.print(nic_lines(nic))

@@ -33,12 +33,13 @@ from nic_harness.cli.output import (
     attached_line,
     check_json,
     console_for,
+    open_capture,
     runs_table,
+    stdout_for_commands,
     write_json,
 )
 from nic_harness.cli.wire import Command, make_tap, resolve
 from nic_harness.errors import CommandError, TcpUnreachableError
-from nic_harness.nic.capture import Capture
 from nic_harness.transfer.ours import STRATEGIES, OurNic, Sent
 from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.transfer.receiver import Received
@@ -114,9 +115,9 @@ def send(
     checks SHA-256; HOST is then the kernel's address there, 198.18.0.1. --peer starts a program of
     yours in its place. --netns and --tap lead to receivers that run already.
     """
-    check_json(json_path)
+    check_json(json_path, beside=capture)
     host, port = endpoint(where)
-    console = console_for(json_path)
+    console = console_for(json_path, capture)
     with contextlib.ExitStack() as stack:
         payload = stack.enter_context(open_payload(file))
         ip = resolve(host)
@@ -141,7 +142,7 @@ def send(
                     "--peer is for a namespace of our own",
                     "leave it out with --netns and --tap",
                 )
-            command = Command(wire.namespace, peer)
+            command = Command(wire.namespace, peer, stdout_for_commands(json_path, capture))
             stack.enter_context(command.process)
             command.wait_until_it_listens(ip, port)
         elif own and wire.namespace is not None:
@@ -156,7 +157,7 @@ def send(
                 offloads=offloads,
                 stall=stall,
                 faults=None if fault_spec is None else faults(fault_spec),
-                capture=None if capture is None else Capture(capture),
+                capture=open_capture(stack, capture),
             )
         )
         attached = nic.summary()

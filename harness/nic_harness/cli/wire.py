@@ -10,7 +10,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from nic_harness.errors import ArgumentError, CommandError, NamespaceError, TcpUnreachableError
+from nic_harness.errors import (
+    ArgumentError,
+    CommandError,
+    LinkDownError,
+    NamespaceError,
+    TcpUnreachableError,
+)
 from nic_harness.wire.existing_tap import ExistingTap
 from nic_harness.wire.netns import Namespace, Process
 from nic_harness.wire.tap import Tap
@@ -76,7 +82,10 @@ def make_tap(
     if tap is not None and netns is not None:
         raise ArgumentError("send by", tap, "--tap and --netns exclude each other")
     if tap is not None:
-        return stack.enter_context(ExistingTap(tap, nic_address=address))
+        there = stack.enter_context(ExistingTap(tap, nic_address=address))
+        if not there.link().up:
+            raise LinkDownError("use TAP", tap, "it is down", f"ip link set dev {tap} up")
+        return there
     if netns is None:
         return stack.enter_context(Tap(mtu=mtu, address=kernel, nic_address=address))
     namespace = stack.enter_context(Namespace(join=namespace_path(netns)))
@@ -88,14 +97,14 @@ def make_tap(
 class Command:
     """A command that the user wants to have as the peer, in the wire's own namespace."""
 
-    def __init__(self, namespace: Namespace, text: str) -> None:
+    def __init__(self, namespace: Namespace, text: str, stdout: int | None = None) -> None:
         try:
             args = shlex.split(text)
         except ValueError as e:
             raise ArgumentError("start", text, str(e), "check the quotes") from None
         self._namespace = namespace
         self._text = text
-        self.process: Process = namespace.popen(args, stdin=subprocess.DEVNULL)
+        self.process: Process = namespace.popen(args, stdin=subprocess.DEVNULL, stdout=stdout)
 
     def wait_until_it_listens(self, host: str, port: int) -> None:
         """Wait until something listens on a port.

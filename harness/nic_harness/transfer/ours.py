@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from nic_harness.errors import FileError, TcpResetError, TcpTimeoutError
+from nic_harness.errors import FileError, LinkDownError, TcpResetError, TcpTimeoutError
 from nic_harness.host.stack import Connection, Stack
 from nic_harness.host.stack import Strategy as Sendfile
 from nic_harness.memory.arena import Arena
@@ -144,6 +144,7 @@ class OurNic:
 
         Raises:
             TcpError: no connection, or it broke, or it made no progress in time.
+            LinkDownError: it made none because the wire is down.
             FileError: the file shrank meanwhile, or reading it failed.
         """
         try:
@@ -155,6 +156,13 @@ class OurNic:
                 "the peer reset the connection before it had everything",
                 "see what the receiver says",
                 errno=e.errno,
+            ) from e
+        except TcpTimeoutError as e:
+            if self._tap.link().up:
+                raise
+            name = self._tap.name
+            raise LinkDownError(
+                "send over", name, "it is down", f"ip link set dev {name} up"
             ) from e
         except FileError as e:
             # Pages that are gone show as a read error.
