@@ -10,8 +10,6 @@
 
 #define SNDBUF_DEFAULT (8u << 20)
 #define RCVBUF_DEFAULT (4u << 20)
-#define BUF_MIN 2048u
-#define BUF_MAX (512u << 20) /* half of the largest window in RFC 7323 */
 
 static uint64_t
 clock_monotonic(void *arg)
@@ -137,8 +135,9 @@ inet_create(struct nic *n, const struct inet_config *config, struct inet **out)
     struct inet *in;
 
     *out = NULL;
-    if (!n || config->queue >= nic_nqueues(n) || !addr || IN_MULTICAST(addr) || sndbuf < BUF_MIN ||
-        sndbuf > BUF_MAX || rcvbuf < BUF_MIN || rcvbuf > BUF_MAX)
+    if (!n || config->queue >= nic_nqueues(n) || !addr || IN_MULTICAST(addr) ||
+        sndbuf < INET_BUF_MIN || sndbuf > INET_BUF_MAX || rcvbuf < INET_BUF_MIN ||
+        rcvbuf > INET_BUF_MAX)
         return -EINVAL;
     in = calloc(1, sizeof(*in));
     if (!in)

@@ -16,6 +16,10 @@
 struct inet;
 struct tcp_conn;
 
+/* What sndbuf and rcvbuf may be, bytes; the most is half of what RFC 7323 allows a window to be. */
+#define INET_BUF_MIN 2048u
+#define INET_BUF_MAX (512u << 20)
+
 struct inet_config {
     uint32_t addr;      /* our IPv4 address, network byte order */
     uint32_t netmask;   /* network byte order */

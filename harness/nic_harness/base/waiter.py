@@ -13,6 +13,8 @@ from nic_harness.errors import ResourceError
 
 __all__ = ["Waiter"]
 
+_LONGEST_S = 86400.0  # poll(2) takes an int of ms; callers look at their own clock afterwards
+
 
 class Waiter:
     """Threads that sleep until a descriptor is readable, and can be woken and sent away.
@@ -62,7 +64,9 @@ class Waiter:
             if fd is not None:
                 poll.register(fd, select.POLLIN)
             # Rounded up: a timer is due when the time is over, not a moment before.
-            poll.poll(None if seconds is None else math.ceil(max(0, seconds) * 1000))
+            poll.poll(
+                None if seconds is None else math.ceil(min(max(0, seconds), _LONGEST_S) * 1000)
+            )
         finally:
             # An exception in here, of a second signal, costs a descriptor until close().
             if mine is not None:

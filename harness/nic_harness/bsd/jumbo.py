@@ -15,11 +15,11 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base import site as _site
 from nic_harness.bsd.vm_page import PAGE_SIZE, OwnedPage, Views
 from nic_harness.errors import (
-    ArgumentError,
     BusyError,
     ClosedError,
     Deed,
@@ -40,6 +40,9 @@ __all__ = [
     "jumbo_vm_init",
     "vm_page_free",
 ]
+
+#: The last address there is.
+_KVA_MAX = (1 << 64) - 1
 
 #: Handles that own a page, by its pool KVA: a free by address finds the handle.
 _owned: WeakValueDictionary[int, JumboPage] = WeakValueDictionary()
@@ -180,6 +183,8 @@ def jumbo_pg_free(page: JumboPage | int) -> None:
         ForeignAddressError: an address that is no page of the pool.
         FreeWhilePostedError: it is on a ring.
     """
+    if not isinstance(page, JumboPage):
+        page = check.integer("free", "a jumbo page", "page", page, 0, _KVA_MAX)
     if isinstance(page, JumboPage):
         handle: JumboPage | None = page
         machine, kva = page._machine, page._kva
@@ -192,8 +197,6 @@ def jumbo_pg_free(page: JumboPage | int) -> None:
             )
             raise _misuse.report(machine, kind, page._m, kva, "free", repr(page))
     else:
-        if not 0 <= page < 1 << 64:
-            raise ArgumentError("free", f"{page:#x}", "it is no address")
         handle, kva = _owned.get(page), page
         machine = handle._machine if handle else current().handle
     what = repr(handle) if handle else f"page at {kva:#x}"
@@ -219,6 +222,7 @@ def jumbo_pg_steal(page: JumboPage) -> StolenPage:
         BusyError: a view of it is in use: the address is about to show another page.
         DoubleFreeError, PageStateError: it is not yours, or not in use.
     """
+    check.instance("steal", "a page", "page", page, JumboPage)
     if not page.owned:
         kind = lib.MISUSE_BAD_STATE if page._m.state != lib.VPS_FREE else lib.MISUSE_DOUBLE_FREE
         raise _misuse.report(page._machine, kind, page._m, page._kva, "steal", repr(page))
@@ -241,6 +245,7 @@ def vm_page_free(page: StolenPage) -> None:
     Raises:
         DoubleFreeError: it was given back already.
     """
+    check.instance("free", "a page", "page", page, StolenPage)
     if not page.owned:
         raise _misuse.report(page._machine, lib.MISUSE_DOUBLE_FREE, page._m, 0, "free", repr(page))
     page.owned = False
@@ -249,6 +254,7 @@ def vm_page_free(page: StolenPage) -> None:
 
 def jumbo_phys_to_kva(pa: int, *, arena: Arena | None = None) -> int | None:
     """Return the pool KVA of a physical address; None when no jumbo page is there."""
+    check.integer("find", "a jumbo page", "pa", pa, 0, _KVA_MAX)
     machine = current(arena).handle
     index = pa >> PAGE_SIZE.bit_length() - 1
     if not 0 <= index < machine.arena.npages:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base.owned import Collected
 from nic_harness.bsd.vm_page import PAGE_SIZE, Page, Views
@@ -83,6 +84,7 @@ def lwbuf_alloc(page: Page) -> Lwbuf:
     Raises:
         ResourceError: out of KVA or mappings, or the file's page cannot be mapped.
     """
+    check.instance("map", "a page", "page", page, Page)
     own = ffi.new("struct lwbuf *")
     lwb = lib.lwbuf_alloc(page.handle, own)
     if lwb == ffi.NULL:
@@ -97,6 +99,7 @@ def lwbuf_free(lwb: Lwbuf) -> None:
         BusyError: a view of it is in use.
         DoubleFreeError: it was freed before.
     """
+    check.instance("free", "an lwbuf", "lwb", lwb, Lwbuf)
     if lwb._lwb is None:
         raise _misuse.report(
             lwb._machine, lib.MISUSE_DOUBLE_FREE, lwb.page._m, 0, "free", f"lwbuf of {lwb.page!r}"
@@ -109,16 +112,19 @@ def lwbuf_free(lwb: Lwbuf) -> None:
 
 def lwbuf_page(lwb: Lwbuf) -> Page:
     """Return the page that is mapped."""
+    check.instance("look at", "an lwbuf", "lwb", lwb, Lwbuf)
     return lwb.page
 
 
 def lwbuf_kva(lwb: Lwbuf) -> int:
     """Return the address of the mapping, current on the calling thread."""
+    check.instance("look at", "an lwbuf", "lwb", lwb, Lwbuf)
     return lwb.kva
 
 
 def lwbuf_set_global(lwb: Lwbuf) -> None:
     """Make the mapping current on every thread."""
+    check.instance("share", "an lwbuf", "lwb", lwb, Lwbuf)
     lib.lwbuf_set_global(lwb.handle)
 
 

@@ -23,10 +23,11 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base.owned import Owned
 from nic_harness.bsd.jumbo import JumboPage, jumbo_freem
@@ -106,6 +107,10 @@ EXT_EXTREF: int = lib.EXT_EXTREF
 #: Bytes that fit inside an mbuf, and inside one with a packet header.
 MLEN: int = lib.MLEN
 MHLEN: int = lib.MHLEN
+
+#: The largest int of C's, and the largest type that an mbuf has room for.
+_INT_MAX = (1 << 31) - 1
+_TYPE_MAX = 255
 
 FreeRoutine = Callable[[Any, Any], object]
 
@@ -281,7 +286,8 @@ class Mbuf(Owned):
 
     @m_len.setter
     def m_len(self, length: int) -> None:
-        code = lib.mb_set_len(self.handle, length) if abs(length) < 1 << 31 else -1
+        length = check.integer("set m_len of", self, "m_len", length, 0, _INT_MAX)
+        code = lib.mb_set_len(self.handle, length)
         if code:
             raise ArgumentError("set m_len of", repr(self), f"{length} bytes leave the storage")
 
@@ -293,7 +299,8 @@ class Mbuf(Owned):
 
     @pkthdr_len.setter
     def pkthdr_len(self, length: int) -> None:
-        code = lib.mb_set_pkthdr_len(self.handle, length) if abs(length) < 1 << 31 else -1
+        length = check.integer("set pkthdr_len of", self, "pkthdr_len", length, 0, _INT_MAX)
+        code = lib.mb_set_pkthdr_len(self.handle, length)
         if code:
             raise ArgumentError(
                 "set pkthdr_len of", repr(self), f"{length}: no header, or negative"
@@ -366,7 +373,9 @@ def m_gethdr(how: int = M_NOWAIT, type: int = MT_DATA, *, arena: Arena | None = 
     return _get(lib.mb_gethdr, how, type, arena)
 
 
-def _get(get: Callable[[Any], Any], _how: int, kind: int, arena: Arena | None) -> Mbuf:
+def _get(get: Callable[[Any], Any], how: int, kind: int, arena: Arena | None) -> Mbuf:
+    check.integer("get", "mbuf", "how", how, 0, _INT_MAX)
+    check.integer("get", "mbuf", "type", kind, 0, _TYPE_MAX)
     machine = current(arena).handle
     m = _made(get(machine.mbufs), machine, "get")
     if kind != MT_DATA:
@@ -398,6 +407,14 @@ def m_extadd(
     Raises:
         ArgumentError: the mbuf has storage already, or the buffer is empty; nothing is changed.
     """
+    check.instance("attach storage to", "an mbuf", "m", m, Mbuf)
+    if freef is not None:
+        check.callback("attach storage to", m, "freef", freef)
+    flags = check.integer("attach storage to", m, "flags", flags, 0, _INT_MAX)
+    if type is not None:
+        check.integer("attach storage to", m, "type", type, 0, _TYPE_MAX)
+    if not isinstance(buf, JumboPage | SfBuf):
+        check.buffer("attach storage to", m, "buf", buf)
     handle = m.handle
     exported = None
     if isinstance(buf, JumboPage):
@@ -447,6 +464,7 @@ def m_free(m: Mbuf) -> Mbuf | None:
         BusyError: a view of the chain is in use; nothing is changed.
         DoubleFreeError: the chain was given away before.
     """
+    check.instance("free", "an mbuf", "m", m, Mbuf)
     machine = m._machine
     handle = _taken(m)
     with _Call():
@@ -456,6 +474,7 @@ def m_free(m: Mbuf) -> Mbuf | None:
 
 def m_freem(m: Mbuf | None) -> None:
     """Free a chain; None is allowed. See m_free()."""
+    check.instance("free", "an mbuf", "m", m, Mbuf, NoneType)
     if m is not None:
         handle = _taken(m)
         with _Call():
@@ -476,6 +495,10 @@ def m_copym(m: Mbuf, off: int = 0, length: int = M_COPYALL, how: int = M_NOWAIT)
         ArgumentError: the window leaves the chain.
         ResourceError: out of mbufs.
     """
+    check.instance("copy", "an mbuf", "m", m, Mbuf)
+    check.integer("copy", m, "off", off, 0, _INT_MAX)
+    check.integer("copy", m, "length", length, 0, _INT_MAX)
+    check.integer("copy", m, "how", how, 0, _INT_MAX)
     total = m_length(m)
     if off < 0 or length < 0 or off > total or (length != M_COPYALL and off + length > total):
         raise ArgumentError("copy", repr(m), f"{off}+{length} leaves the chain")
@@ -490,6 +513,8 @@ def m_copypacket(m: Mbuf, how: int = M_NOWAIT) -> Mbuf:
         ArgumentError: it has no packet header.
         ResourceError: out of mbufs.
     """
+    check.instance("copy", "an mbuf", "m", m, Mbuf)
+    check.integer("copy", m, "how", how, 0, _INT_MAX)
     if m.pkthdr_len is None:
         raise ArgumentError("copy", repr(m), "it has no packet header")
     with _Call():
@@ -503,6 +528,9 @@ def m_split(m: Mbuf, len0: int, how: int = M_NOWAIT) -> Mbuf:
         ArgumentError: the chain is not that long.
         ResourceError: out of mbufs; the chain is as it was.
     """
+    check.instance("split", "an mbuf", "m", m, Mbuf)
+    check.integer("split", m, "len0", len0, 0, _INT_MAX)
+    check.integer("split", m, "how", how, 0, _INT_MAX)
     if not 0 <= len0 <= m_length(m):
         raise ArgumentError("split", repr(m), f"it has no byte {len0}")
     if m._views:
@@ -517,6 +545,8 @@ def m_pullup(m: Mbuf, length: int) -> Mbuf:
         ArgumentError: the chain is shorter, or `length` is more than MHLEN; the chain was freed.
         ResourceError: out of mbufs; the chain was freed.
     """
+    check.instance("pull up", "an mbuf", "m", m, Mbuf)
+    check.integer("pull up", m, "length", length, -_INT_MAX, _INT_MAX)
     what, fits = repr(m), 0 <= length <= MHLEN and length <= m_length(m)
     handle = m._take("pull up")
     with _Call():
@@ -532,6 +562,9 @@ def m_prepend(m: Mbuf, length: int, how: int = M_NOWAIT) -> Mbuf:
     Raises:
         ResourceError: out of mbufs, or more than MHLEN; the chain was freed.
     """
+    check.instance("prepend to", "an mbuf", "m", m, Mbuf)
+    check.integer("prepend to", m, "length", length, 0, _INT_MAX)
+    check.integer("prepend to", m, "how", how, 0, _INT_MAX)
     if length < 0:
         raise ArgumentError("prepend to", repr(m), f"{length} bytes")
     handle = m._take("prepend to")
@@ -541,6 +574,8 @@ def m_prepend(m: Mbuf, length: int, how: int = M_NOWAIT) -> Mbuf:
 
 def m_adj(m: Mbuf, length: int) -> None:
     """Cut `length` bytes off the head, or -`length` off the tail; no more than there are."""
+    check.instance("adjust", "an mbuf", "m", m, Mbuf)
+    check.integer("adjust", m, "length", length, -_INT_MAX, _INT_MAX)
     lib.m_adj(m.handle, max(-(1 << 31), min(length, (1 << 31) - 1)))
 
 
@@ -550,6 +585,8 @@ def m_cat(m: Mbuf, n: Mbuf) -> None:
     Raises:
         ArgumentError: they are one chain.
     """
+    check.instance("append to", "an mbuf", "m", m, Mbuf)
+    check.instance("append to", m, "n", n, Mbuf)
     head = m.handle
     if m is n:
         raise ArgumentError("append", repr(n), "a chain cannot be appended to itself")
@@ -558,6 +595,7 @@ def m_cat(m: Mbuf, n: Mbuf) -> None:
 
 def m_length(m: Mbuf) -> int:
     """Count the bytes in the chain."""
+    check.instance("measure", "an mbuf", "m", m, Mbuf)
     return int(lib.m_length(m.handle, ffi.NULL))
 
 
@@ -567,6 +605,10 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
     Raises:
         ArgumentError: they leave the chain.
     """
+    check.instance("copy from", "an mbuf", "m", m, Mbuf)
+    check.integer("copy from", m, "off", off, 0, _INT_MAX)
+    if length is not None:
+        check.integer("copy from", m, "length", length, 0, _INT_MAX)
     length = m_length(m) - off if length is None else length
     if off < 0 or length < 0 or off + length > m_length(m):
         raise ArgumentError("copy from", repr(m), f"{off}+{length} leaves the chain")
@@ -579,6 +621,7 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
 
 def mtod(m: Mbuf) -> memoryview:
     """Return the bytes of the first mbuf where they lie; read-only if they may not be written."""
+    check.instance("look at", "an mbuf", "m", m, Mbuf)
     return m._view(m._info(), m.handle)
 
 
@@ -588,6 +631,8 @@ def m_align(m: Mbuf, length: int) -> None:
     Raises:
         ArgumentError: it is not empty, or not that large.
     """
+    check.instance("align", "an mbuf", "m", m, Mbuf)
+    check.integer("align", m, "length", length, 0, _INT_MAX)
     info = m._info()
     if info.len or not 0 <= length <= info.size:
         raise ArgumentError("align", repr(m), f"it is not empty, or has no room for {length} bytes")
@@ -596,14 +641,17 @@ def m_align(m: Mbuf, length: int) -> None:
 
 def m_writable(m: Mbuf) -> bool:
     """Whether the first mbuf's bytes may be written: not read-only and not shared."""
+    check.instance("look at", "an mbuf", "m", m, Mbuf)
     return bool(lib.m_writable(m.handle))
 
 
 def m_leadingspace(m: Mbuf) -> int:
     """Count the bytes that may be written in front."""
+    check.instance("look at", "an mbuf", "m", m, Mbuf)
     return int(lib.m_leadingspace(m.handle))
 
 
 def m_trailingspace(m: Mbuf) -> int:
     """Count the bytes that may be written behind the first mbuf's."""
+    check.instance("look at", "an mbuf", "m", m, Mbuf)
     return int(lib.m_trailingspace(m.handle))

@@ -9,14 +9,16 @@ with getpbuf(mine) as bp:
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base import site as _site
 from nic_harness.base.owned import Collected
 from nic_harness.bsd.vm_page import Views
-from nic_harness.errors import ArgumentError, BusyError, Deed, error_from_errno
+from nic_harness.errors import BusyError, Deed, error_from_errno
 from nic_harness.memory.arena import Arena, current
 
 __all__ = ["MAXPHYS", "Buf", "Pfreecnt", "getpbuf", "nswbuf", "relpbuf", "trypbuf"]
@@ -35,8 +37,7 @@ class Pfreecnt:
     __slots__ = ("_count",)
 
     def __init__(self, limit: int) -> None:
-        if not -1 <= limit < 1 << 31:
-            raise ArgumentError("make", "counter", f"{limit} is out of range", "-1 is no limit")
+        limit = check.integer("make", "counter", "limit", limit, -1, (1 << 31) - 1)
         self._count = ffi.new("int *", limit)
 
     def __int__(self) -> int:
@@ -87,6 +88,10 @@ class Buf(Collected):
         return self._views.make(self.kva, MAXPHYS, self)
 
 
+def _check_counter(pfreecnt: object) -> None:
+    check.instance("get", "a pbuf", "pfreecnt", pfreecnt, Pfreecnt, NoneType)
+
+
 def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> Buf:
     """Take a buffer, the one released last; sleeps while the counter is 0 or the pool is empty.
 
@@ -96,6 +101,7 @@ def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> 
     Raises:
         QuickBlockingError: this thread holds a quick mapping; nothing was taken.
     """
+    _check_counter(pfreecnt)
     machine = current(arena).handle
     seen = _misuse.count()
     count = pfreecnt._count if pfreecnt else ffi.NULL
@@ -109,6 +115,7 @@ def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> 
 
 def trypbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> Buf | None:
     """Take a buffer; None, with nothing changed, if the counter is 0 or the pool is empty."""
+    _check_counter(pfreecnt)
     machine = current(arena).handle
     bp = lib.pbuf_try(machine.pbufs, pfreecnt._count if pfreecnt else ffi.NULL, _site.caller())
     return None if bp == ffi.NULL else Buf(bp, pfreecnt, machine)
@@ -121,6 +128,7 @@ def relpbuf(bp: Buf) -> None:
         BusyError: a view of its window is in use.
         DoubleFreeError: it was given back before.
     """
+    check.instance("release", "a pbuf", "bp", bp, Buf)
     if bp._bp is None:
         raise _misuse.report(bp._machine, lib.MISUSE_DOUBLE_FREE, ffi.NULL, 0, "release", repr(bp))
     if bp._views:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base.owned import Owned
 from nic_harness.bsd.vm_page import PAGE_SIZE, Page, Views
@@ -69,6 +70,7 @@ def pmap_quick_enter_page(page: Page) -> QuickMapping:
         QuickNestedError: this thread has one; it stays good.
         ResourceError: without a direct map: the kernel refused the mapping (vm.max_map_count).
     """
+    check.instance("enter", "a page", "page", page, Page)
     m = page.handle
     held: QuickMapping | None = getattr(_here, "held", None)
     if held is not None and held._kva:
@@ -94,6 +96,8 @@ def pmap_quick_remove_page(quick: QuickMapping | int) -> None:
         QuickForeignError: it is not the one that this thread holds.
         BusyError: a view of it is in use.
     """
+    if not isinstance(quick, QuickMapping):
+        quick = check.integer("remove", "a quick mapping", "quick", quick, 0, (1 << 64) - 1)
     held: QuickMapping | None = getattr(_here, "held", None)
     kva = quick if isinstance(quick, int) else quick._kva
     if held is None or not kva or kva != held._kva or quick not in (kva, held):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base import site as _site
 from nic_harness.base.live import track
@@ -72,6 +73,12 @@ SFB_NOWAIT: int = lib.SFB_NOWAIT
 _AT_ONCE = 64
 
 
+#: The largest number that a descriptor can have.
+_FD_MAX = (1 << 31) - 1
+#: The last page that a file can have.
+_PINDEX_MAX = (1 << 51) - 1
+
+
 @runtime_checkable
 class HasFileno(Protocol):
     """An open file."""
@@ -79,6 +86,19 @@ class HasFileno(Protocol):
     def fileno(self) -> int:
         """Return its descriptor."""
         ...
+
+
+def _check_file(operation: str, file: object, *others: type[Any]) -> None:
+    """See that a value can be a file: open, or one of other kinds."""
+    if not isinstance(file, (HasFileno, *others)):
+        check.integer(operation, "a file", "file", file, ~_FD_MAX, _FD_MAX)
+    elif isinstance(file, str | os.PathLike):
+        check.path(operation, "a file", "file", file)
+    elif isinstance(file, tuple):
+        if len(file) != 2:
+            raise ArgumentError(operation, f"file {file}", "it is not (st_dev, st_ino)")
+        for name, number in zip(("st_dev", "st_ino"), file, strict=True):
+            check.integer(operation, "a file", name, number, 0, (1 << 64) - 1)
 
 
 class VmObject(Collected):
@@ -95,6 +115,8 @@ class VmObject(Collected):
     """
 
     def __init__(self, file: int | HasFileno, *, arena: Arena | None = None) -> None:
+        self._object: Any = None
+        _check_file("open object of", file)
         fd = file if isinstance(file, int) else file.fileno()
         machine = current(arena).handle
         out = ffi.new("struct vm_object **")
@@ -102,7 +124,7 @@ class VmObject(Collected):
         if code:
             raise error_from_errno(code, "open object of", f"file {fd}", deed=Deed.FILE)
         self._machine = machine
-        self._object: Any = out[0]
+        self._object = out[0]
         track(self)
 
     @property
@@ -149,8 +171,7 @@ class VmObject(Collected):
         Raises:
             ResourceError: as many extents of 2 MiB as there can be are in use.
         """
-        if not 0 <= pindex < 1 << 51:
-            raise ArgumentError("grab", f"page {pindex}", "it is out of range")
+        check.integer("grab", "a page of a file", "pindex", pindex, 0, _PINDEX_MAX)
         m = lib.vm_object_grab(self.handle, pindex, _site.caller())
         if m == ffi.NULL:
             raise ResourceError(
@@ -226,9 +247,10 @@ class SfBuf(Collected):
             ArgumentError: it would leave the page.
             FileError: the file shrank, and the page is gone.
         """
+        offset = check.integer("copy", self, "offset", offset, 0, PAGE_SIZE)
+        if length is not None:
+            check.integer("copy", self, "length", length, 0, PAGE_SIZE - offset)
         length = PAGE_SIZE - offset if length is None else length
-        if not (0 <= offset <= PAGE_SIZE and 0 <= length <= PAGE_SIZE - offset):
-            raise ArgumentError("copy", repr(self), f"{offset}+{length} leaves the page")
         to = ffi.new("char[]", length)
         code = lib.guard_copy(to, ffi.cast("void *", self.kva + offset), length)
         if code:
@@ -251,6 +273,8 @@ def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
         FileError: the page lies behind the end of the file, or reading it failed.
         QuickBlockingError: this thread holds a quick mapping; nothing was allocated.
     """
+    check.instance("map", "a page", "page", page, Page)
+    check.integer("map", page, "flags", flags, 0, SFB_CATCH | SFB_CPUPRIVATE | SFB_NOWAIT)
     m = page.handle
     seen = _misuse.count()
     site = _site.caller()
@@ -288,6 +312,7 @@ def sf_buf_free(sf: SfBuf) -> None:
     Raises:
         RefCountError: this one was dropped before.
     """
+    check.instance("free", "an sf_buf", "sf", sf, SfBuf)
     if sf._sf is None:
         raise _misuse.report(
             sf._machine, lib.MISUSE_REFCOUNT, sf.page._m, 0, "free", f"sf_buf of {sf.page!r}"
@@ -300,17 +325,20 @@ def sf_buf_free(sf: SfBuf) -> None:
 
 def sf_buf_ref(sf: SfBuf) -> SfBuf:
     """Take another reference, to be freed on its own."""
+    check.instance("reference", "an sf_buf", "sf", sf, SfBuf)
     lib.sf_buf_ref(sf.handle)
     return SfBuf(sf.handle, sf.page)
 
 
 def sf_buf_kva(sf: SfBuf) -> int:
     """Return the address of the mapping."""
+    check.instance("look at", "an sf_buf", "sf", sf, SfBuf)
     return sf.kva
 
 
 def sf_buf_page(sf: SfBuf) -> Page:
     """Return the page that is mapped."""
+    check.instance("look at", "an sf_buf", "sf", sf, SfBuf)
     return sf.page
 
 
@@ -368,6 +396,8 @@ def file_page_info(
     Raises:
         FileError: there is no such file.
     """
+    _check_file("look at", file, str, os.PathLike, tuple)
+    check.integer("look at", "a page of a file", "index", index, 0, _PINDEX_MAX)
     machine = current(arena).handle
     if isinstance(file, tuple):
         dev, ino = file
@@ -379,8 +409,6 @@ def file_page_info(
         except OSError as e:
             raise FileError("look at", str(file), e.strerror or str(e), errno=e.errno) from e
         dev, ino = st.st_dev, st.st_ino
-    if not 0 <= index < 1 << 51:
-        raise ArgumentError("look at", f"page {index}", "it is out of range")
     out = ffi.new("struct sf_page_info[]", _AT_ONCE)
     n = lib.sf_map_find(machine.sf_map, dev, ino, index, out, len(out))
     return tuple(describe_file_page(out[i]) for i in range(n))

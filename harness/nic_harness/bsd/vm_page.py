@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import misuse as _misuse
 from nic_harness.base import site as _site
 from nic_harness.base.misuse import history_of
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 PAGE_SIZE: int = lib.PAGE_SIZE
+
+#: The last page that a file can have.
+_PINDEX_MAX = (1 << 51) - 1
 
 #: Who has a page, by its state.
 _OWNERS = {
@@ -161,6 +165,7 @@ def page_info(index: int, *, arena: Arena | None = None) -> PageInfo:
     Raises:
         ArgumentError: the arena has no page of that number (yet).
     """
+    check.integer("look at", "a page", "index", index, 0, _PINDEX_MAX)
     machine = current(arena).handle
     if not 0 <= index < machine.arena.npages:
         raise ArgumentError(
@@ -260,12 +265,14 @@ def view(
 
 def vm_page_to_phys(page: Page) -> int | None:
     """Return the physical address: byte offset into the arena; None for a file's page."""
+    check.instance("name", "a physical address", "page", page, Page)
     pa = int(lib.vm_page_to_phys(page._m))
     return None if pa == (1 << 64) - 1 else pa
 
 
 def vm_page_hold(page: Page) -> None:
     """Keep a page from being recycled until vm_page_unhold(), also when it is freed meanwhile."""
+    check.instance("hold", "a page", "page", page, Page)
     lib.vm_page_hold(page.handle)
 
 
@@ -275,6 +282,7 @@ def vm_page_unhold(page: Page) -> None:
     Raises:
         RefCountError: nobody holds it.
     """
+    check.instance("unhold", "a page", "page", page, Page)
     seen = _misuse.count()
     lib.vm_page_unhold(page._m)
     _misuse.check(seen, "unhold", repr(page))
@@ -282,6 +290,7 @@ def vm_page_unhold(page: Page) -> None:
 
 def vm_page_wire(page: Page) -> None:
     """Count a page as in use; it must be unwired as often."""
+    check.instance("wire", "a page", "page", page, Page)
     lib.vm_page_wire(page.handle)
 
 
@@ -291,6 +300,7 @@ def vm_page_unwire(page: Page) -> None:
     Raises:
         RefCountError: it is not wired.
     """
+    check.instance("unwire", "a page", "page", page, Page)
     seen = _misuse.count()
     lib.sf_page_unwire(page._m, _site.caller())
     _misuse.check(seen, "unwire", repr(page))

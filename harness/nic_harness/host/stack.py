@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import site as _site
 from nic_harness.base.live import Closing, track
 from nic_harness.base.owner import this_process
@@ -43,7 +44,7 @@ from nic_harness.errors import (
 from nic_harness.host.counters import StackStats
 from nic_harness.host.turns import Ticket, Turns
 from nic_harness.nic.frame import Chain, Frame, Offload
-from nic_harness.nic.nic import Nic
+from nic_harness.nic.nic import Nic, check_sending
 from nic_harness.nic.queue import BURST, Bytes, Sendable
 
 __all__ = [
@@ -64,7 +65,9 @@ _SLICE_NS = 50_000_000  # how long a call into C may take before signals are loo
 _DOWN_POLL_S = 0.02
 _NEVER = (1 << 64) - 1  # of inet_deadline()
 _YIELD_S = 0.0001  # how long another thread may take to see that the lock is free
-_OFFSET_MAX = (1 << 63) - 1  # off_t
+_MOST = (1 << 31) - 1  # bytes or frames that one call can be asked for
+_BACKLOG_MAX = (1 << 31) - 1
+_OFF_MAX = (1 << 63) - 1  # of off_t
 
 
 class Strategy(enum.Enum):
@@ -223,6 +226,7 @@ class Stack(Closing):
         self._owner = this_process()
         self._lock = threading.RLock()
         self._waiter = Waiter()
+        check.instance("make stack on", "a NIC", "nic", nic, Nic)
         ours = nic.tap.nic_address if address is None else _interface(address)
         if not isinstance(ours, ipaddress.IPv4Interface):
             raise ArgumentError("make stack on", nic.tap.name, f"{ours} is no IPv4 address")
@@ -232,17 +236,17 @@ class Stack(Closing):
         config.netmask = _to_be32(ours.netmask)
         config.gateway = 0 if gateway is None else _to_be32(_address(gateway))
         config.queue = queue
-        config.sndbuf = sndbuf or 0
-        config.rcvbuf = rcvbuf or 0
-        if not 0 <= unclaimed < 1 << 32:
-            raise ArgumentError(
-                "make stack on", nic.tap.name, f"unclaimed={unclaimed}", "0 or more frames"
-            )
-        if budget is not None and not 1 <= budget < 1 << 32:
-            raise ArgumentError("make stack on", nic.tap.name, f"budget={budget}", "1 page or more")
-        config.budget = budget or 0
-        config.unclaimed = unclaimed
-        config.seed = seed
+        on = nic.tap.name
+        for what, value in (("sndbuf", sndbuf), ("rcvbuf", rcvbuf)):
+            if value is not None:
+                low, high = lib.INET_BUF_MIN, lib.INET_BUF_MAX
+                setattr(config, what, check.integer("make stack on", on, what, value, low, high))
+        config.unclaimed = check.integer(
+            "make stack on", on, "unclaimed", unclaimed, 0, (1 << 32) - 1
+        )
+        config.seed = check.integer("make stack on", on, "seed", seed, 0, (1 << 64) - 1)
+        if budget is not None:
+            config.budget = check.integer("make stack on", on, "budget", budget, 1, (1 << 32) - 1)
         self.nic = nic
         self.address = str(ours.ip)
         self.queue = queue
@@ -333,6 +337,7 @@ class Stack(Closing):
 
     def serve(self, seconds: float | None = None) -> None:
         """Answer ARP and ping, acknowledge and retransmit, for a time; None: until it is closed."""
+        check.seconds("serve", self, seconds, "seconds")
         with contextlib.suppress(WaitTimeoutError):
             self._until(lambda: None, seconds, "serve", self.address)
 
@@ -403,8 +408,8 @@ class Stack(Closing):
             ArgumentError: the stack keeps none.
             ClosedError: closed, also from another thread meanwhile.
         """
-        if max < 1:
-            raise ArgumentError("receive from", repr(self), f"max={max}", "at least 1")
+        check.integer("receive from", self, "max", max, 1, _MOST)
+        check.seconds("receive from", self, timeout)
         if not self._keeps_unclaimed:
             raise ArgumentError(
                 "receive from", repr(self), "it keeps no such frames", "use Stack(unclaimed=N)"
@@ -442,6 +447,8 @@ class Stack(Closing):
         timeout: float | None = None,
     ) -> int:
         """Send whole Ethernet frames on the stack's queue, beside its own; see Nic.send_many()."""
+        check.instance("send on", self, "frames", frames, Iterable)
+        check_sending(self.nic.tap.name, offload, timeout)
 
         def transmit(batch: Sequence[Sendable], offload: Offload | None) -> int:
             with self._lock:
@@ -474,6 +481,7 @@ class Stack(Closing):
             TcpTimeoutError: no answer in time.
             TcpError: the local port is taken.
         """
+        check.seconds("connect from", self, timeout)
         address = _address(host)
         _check_port("connect to", host, port, 1)
         _check_port("connect from", self.address, local_port, 0)
@@ -509,6 +517,7 @@ class Stack(Closing):
         Raises:
             TcpError: the port is taken.
         """
+        check.integer("listen on", self, "backlog", backlog, 0, _BACKLOG_MAX)
         _check_port("listen on", self.address, port, 1)
         listener = Listener(self, port)
         try:
@@ -658,6 +667,7 @@ class Listener(_Endpoint):
             WaitTimeoutError: none came within `timeout` seconds.
             ClosedError: closed, also from another thread meanwhile.
         """
+        check.seconds("accept on", self, timeout)
         connection = Connection(self.stack)
 
         def next_one() -> Connection | None:
@@ -807,6 +817,9 @@ class Connection(_Endpoint):
             ClosedError: closed, also from another thread meanwhile.
             BusyError: called by what this thread's own send() or sendfile() calls.
         """
+        if not isinstance(data, Chain):
+            data = check.buffer("send on", self._what(), "data", data)
+        check.seconds("send on", self._what(), timeout)
         left = _Countdown(timeout)
         source = _Source(data, "send on", self._what())
         try:
@@ -874,8 +887,8 @@ class Connection(_Endpoint):
 
         Returns: 1 to `max` bytes; None when the peer has finished. Raises as recv().
         """
-        if max < 1:
-            raise ArgumentError("receive from", self._what(), f"max={max}", "at least 1")
+        check.integer("receive from", self._what(), "max", max, 1, _MOST)
+        check.seconds("receive from", self._what(), timeout)
         free = self.stack.nic.arena._free_chain
         frame = ffi.new("struct frame *")
         left = _Countdown(timeout)
@@ -949,6 +962,9 @@ class Connection(_Endpoint):
             TcpClosedError, TcpResetError, TcpTimeoutError, TcpAbortedError, ClosedError, BusyError:
                 as send().
         """
+        _check_sendfile(
+            self._what(), file, offset, nbytes, header, trailer, strategy, sync, progress
+        )
         if isinstance(file, str | os.PathLike):
             try:
                 fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -969,12 +985,6 @@ class Connection(_Endpoint):
                 os.close(fd)
         fd = file if isinstance(file, int) else file.fileno()
         name = _name_of(fd)
-        if offset < 0 or (nbytes is not None and nbytes < 0):
-            raise ArgumentError("send file", name, f"offset {offset}, {nbytes} bytes", "0 or more")
-        if offset + (nbytes or 0) > _OFFSET_MAX:
-            raise ArgumentError(
-                "send file", name, f"offset {offset}, {nbytes} bytes", f"up to {_OFFSET_MAX}"
-            )
         around = [_Source(data, "send file", name) for data in (header, trailer)]
         machine = self.stack.nic.arena.handle
         # Whatever it holds goes with it, however this ends.
@@ -1092,6 +1102,7 @@ class Connection(_Endpoint):
             TcpResetError, TcpTimeoutError, TcpAbortedError: the connection broke.
             FileError: a file shrank while its pages waited in the send buffer.
         """
+        check.seconds("drain", self._what(), timeout)
         info = self._wait(lambda i: i.unsent == 0 and i.unacked == 0, timeout, "drain")
         if info.error:
             raise self._error(info.error, "drain")
@@ -1108,6 +1119,7 @@ class Connection(_Endpoint):
             TcpResetError, TcpTimeoutError, TcpAbortedError: it broke before the peer had all of it.
             FileError: as drain().
         """
+        check.seconds("close", self._what(), timeout)
         if not self.stack._owner.here:
             super().close()
             return
@@ -1261,20 +1273,49 @@ def _check_regular(fd: int, name: str) -> None:
 
 
 def _interface(text: str) -> ipaddress.IPv4Interface:
-    try:
-        return ipaddress.IPv4Interface(text)
-    except ValueError as e:
-        raise ArgumentError("use", text, f"not an IPv4 address: {e}", "") from None
+    found = check.interface_address("make", "stack", "address", text)
+    if not isinstance(found, ipaddress.IPv4Interface):
+        raise ArgumentError("use", text, "not an IPv4 address")
+    return found
 
 
 def _address(text: str) -> ipaddress.IPv4Address:
-    try:
-        return ipaddress.IPv4Address(text)
-    except ValueError as e:
-        raise ArgumentError("use", text, f"not an IPv4 address: {e}", "") from None
+    found = check.address("use", "an address", "host", text)
+    if not isinstance(found, ipaddress.IPv4Address):
+        raise ArgumentError("use", text, "not an IPv4 address")
+    return found
+
+
+def _check_sendfile(
+    what: str,
+    file: object,
+    offset: object,
+    nbytes: object,
+    header: object,
+    trailer: object,
+    strategy: object,
+    sync: object,
+    progress: object,
+) -> None:
+    """See that the arguments of sendfile() are of their types; offset and length may be sent."""
+    on = "send file on"
+    if isinstance(file, str | os.PathLike):
+        check.path(on, what, "file", file)
+    elif not hasattr(file, "fileno"):
+        check.integer(on, what, "file", file, ~_MOST, _MOST)
+    check.integer(on, what, "offset", offset, 0, _OFF_MAX)
+    if nbytes is not None:
+        check.integer(on, what, "nbytes", nbytes, 0, _OFF_MAX)
+    check.buffer(on, what, "header", header)
+    check.buffer(on, what, "trailer", trailer)
+    check.instance(on, what, "strategy", strategy, Strategy)
+    check.flag(on, what, "sync", sync)
+    if progress is not None:
+        check.callback(on, what, "progress", progress)
 
 
 def _check_port(operation: str, host: str, port: int, least: int) -> None:
+    check.integer(operation, str(host), "port", port, -_MOST, _MOST)
     if not least <= port <= 65535:
         raise ArgumentError(operation, f"{host}:{port}", "no such port", f"{least} to 65535")
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nic_harness.base import check
 from nic_harness.base.version import VERSION
 from nic_harness.look.protocol import (
     ANSWER_LIMIT,
@@ -139,6 +140,9 @@ def ask(
     Raises:
         ControlError: no such process, no control socket, or no answer that makes sense.
     """
+    check.integer("ask", "a process", "pid", pid, 1, (1 << 31) - 1)
+    if page is not None:
+        check.integer("ask", f"process {pid}", "page", page, 0, (1 << 63) - 1)
     asked = {"page": page, "file": file}
     question = json.dumps({k: v for k, v in asked.items() if v is not None}).encode() + b"\n"
     deadline = time.monotonic() + TIME_LIMIT

@@ -7,16 +7,17 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base import site as _site
 from nic_harness.base.live import track
 from nic_harness.base.misuse import Misuse
 from nic_harness.base.owner import this_process
-from nic_harness.errors import ArenaBusyError, ArgumentError, ClosedError, Deed, error_from_errno
+from nic_harness.errors import ArenaBusyError, ClosedError, Deed, error_from_errno
 
 __all__ = ["Arena", "ArenaStats"]
 
@@ -109,6 +110,7 @@ def current(arena: Arena | None = None) -> Arena:
         ClosedError: there is none, or the one given is closed.
         ForkedError: the one given belongs to the process that forked this one.
     """
+    check.instance("use", "arena", "arena", arena, Arena, NoneType)
     if arena is None:
         arena = _arenas.get(int(ffi.cast("uintptr_t", lib.machine_current())))
         if arena is None:
@@ -146,14 +148,18 @@ class Arena:
         strict: bool = False,
         control: bool | None = None,
     ) -> None:
+        self._machine: Any = None
+        check.flag("make", "arena", "strict", strict)
+        if control is not None:
+            check.flag("make", "arena", "control", control)
         for what, value in (
             ("pages", pages),
             ("max_pages", max_pages),
             ("max_mbufs", max_mbufs),
             ("sfbufs", sfbufs),
         ):
-            if value is not None and not 1 <= value < 1 << 32:
-                raise ArgumentError("make", "arena", f"{what}={value} is out of range")
+            if what == "pages" or value is not None:
+                check.integer("make", "arena", what, value, 1, (1 << 32) - 1)
         config = ffi.new(
             "struct machine_config *",
             {
@@ -170,7 +176,7 @@ class Arena:
         if code:
             raise error_from_errno(code, "make", "arena", deed=Deed.MEMORY)
         # Destroyed by close(), or when the last frame of it is gone, whichever is later.
-        self._machine: Any = ffi.gc(out[0], _destroy)
+        self._machine = ffi.gc(out[0], _destroy)
         # What frees a chain of this arena, in C, and keeps the arena in being until then.
         free_chain = functools.partial(lib.m_freem)
         free_chain.__dict__["keeps"] = self._machine

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base.version import VERSION
 from nic_harness.errors import ArgumentError, BusyError, FileError, HarnessError
 
@@ -65,12 +66,13 @@ class Capture:
         buffer: int = 16 << 20,
         at: Literal["driver", "wire"] = "driver",
     ) -> None:
+        snaplen = check.integer("capture", "frames", "snaplen", snaplen, 1, 1 << 18)
+        buffer = check.integer("capture", "frames", "buffer", buffer, 1 << 12, 1 << 32)
+        check.text("capture", "frames", "at", at)
+        if not hasattr(file, "write"):
+            check.path("capture", "frames", "file", file)
         if at not in ("driver", "wire"):
             raise ArgumentError("capture", "frames", f"at={at!r}", "at the driver or the wire")
-        if not 1 <= snaplen <= 1 << 18:
-            raise ArgumentError("capture", "frames", f"snaplen={snaplen}", f"1 to {1 << 18}")
-        if not 1 << 12 <= buffer <= 1 << 32:
-            raise ArgumentError("capture", "frames", f"buffer={buffer}", "4 KiB to 4 GiB")
         self.at = at
         self.snaplen = snaplen
         self.buffer = buffer

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict, get_type_hints
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.errors import ArgumentError
 
 __all__ = ["FaultStats", "Faults", "RxRates", "TxRates"]
@@ -89,6 +90,7 @@ class Faults:
     def __post_init__(self) -> None:
         sides: Any = (("rx", self.rx, RxRates), ("tx", self.tx, TxRates))
         for side, rates, kinds in sides:
+            check.instance("make", "faults", side, rates, Mapping)
             for kind, rate in rates.items():
                 _check_rate(side, kind, rate, kinds)
         for what, value, low, bits in (
@@ -96,12 +98,14 @@ class Faults:
             ("delay_ns", self.delay_ns, 0, 63),
             ("stall_polls", self.stall_polls, 0, 31),
         ):
-            if not low <= value < 1 << bits:
-                raise ArgumentError("make", "faults", f"{what}={value} is out of range")
+            check.integer("make", "faults", what, value, low, (1 << bits) - 1)
 
     @classmethod
     def random(cls, seed: int, most: float = 0.05) -> Self:
         """Choose every rate by the seed, from a thousandth of `most` to `most`, in even orders."""
+        check.integer("choose", "faults", "seed", seed, 1, (1 << 64) - 1)
+        check.rate("choose", "faults", "most", most)
+        _check_rate_value("most", most)
         dice = random.Random(seed)
         rx, tx = RxRates(), TxRates()
         for rates, kinds in ((rx, RxRates), (tx, TxRates)):
@@ -120,6 +124,7 @@ class Faults:
         Raises:
             ArgumentError: it is none.
         """
+        check.text("read", "faults", "text", text)
         try:
             if text.startswith("random:"):
                 return cls.random(int(text.removeprefix("random:")))
@@ -167,8 +172,13 @@ def _check_rate(side: str, kind: str, rate: float, kinds: type) -> None:
         raise ArgumentError(
             "make", "faults", f"there is no {kind!r} in {side}", f"there are {', '.join(known)}"
         )
+    _check_rate_value(f"{side}.{kind}", rate)
+
+
+def _check_rate_value(name: str, rate: Any) -> None:
+    check.instance("make", "faults", name, rate, int, float)
     if not 0 <= rate <= 1:
-        raise ArgumentError("make", "faults", f"{side}.{kind}={rate}", "a rate is 0 to 1")
+        raise ArgumentError("make", "faults", f"{name}={rate}", "a rate is 0 to 1")
 
 
 def _parse(text: str) -> tuple[RxRates, TxRates, dict[str, int]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base.live import track
 from nic_harness.base.owned import Collected
 from nic_harness.bsd.mbuf import Mbuf
@@ -71,14 +72,14 @@ class UserArea(Collected):
     """
 
     def __init__(self, pages: int, *, arena: Arena | None = None) -> None:
-        if not 0 < pages < 1 << 35:
-            raise ArgumentError("make", "area", f"{pages} pages are out of range")
+        self._area: Any = None
+        pages = check.integer("make", "area", "pages", pages, 1, (1 << 35) - 1)
         self._machine = current(arena).handle
         out = ffi.new("struct user_area **")
         code = lib.user_area_create(self._machine.arena, pages, out)
         if code:
             raise error_from_errno(code, "make", "area", deed=Deed.MEMORY)
-        self._area: Any = out[0]
+        self._area = out[0]
         self._lock = threading.Lock()
         self._views = Views()
         track(self)
@@ -140,6 +141,7 @@ class UserArea(Collected):
         Raises:
             ArgumentError: they leave the area, or nothing was received into one of the pages yet.
         """
+        check.integer("look at", self, "offset", offset, 0, len(self))
         length = len(self) - offset if length is None else length
         self._check("look at", offset, length)
         with self._lock:
@@ -153,8 +155,8 @@ class UserArea(Collected):
             return self._views.make(address, length, self)
 
     def _check(self, operation: str, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > len(self):
-            raise ArgumentError(operation, repr(self), f"{offset}+{length} leaves it")
+        check.integer(operation, self, "offset", offset, 0, len(self))
+        check.integer(operation, self, "length", length, 0, len(self) - offset)
 
     def offset_for(self, source: Mbuf | Chain) -> int:
         """Return where to receive a chain so that the boundaries of its pages fall on the area's.
@@ -162,6 +164,7 @@ class UserArea(Collected):
         What the first byte outside of an mbuf has before it, in its page and in the chain, decides:
         a header that was split off is received at the end of the page before.
         """
+        check.instance("look at", "a chain", "source", source, Mbuf, Chain)
         m = source.handle if isinstance(source, Mbuf) else source._chain("look at")
         info = ffi.new("struct mb_info *")
         before = 0
@@ -207,6 +210,10 @@ def recv_flip(
         ResourceError: there is no page to copy into. Nothing was received.
         FrameReleasedError, ClosedError: the chain was given back.
     """
+    check.instance("receive from", "a chain", "source", source, Mbuf, Chain)
+    check.instance("receive into", "an area", "area", area, UserArea)
+    check.integer("receive into", area, "offset", offset, 0, len(area))
+    check.flag("receive into", area, "peek", peek)
     length = len(area) - offset if length is None else length
     area._check("receive into", offset, length)
     handle = area.handle

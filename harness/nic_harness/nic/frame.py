@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base.live import Ending
-from nic_harness.errors import BusyError, FrameError, FrameReleasedError
+from nic_harness.errors import (
+    ArgumentTypeError,
+    BusyError,
+    FrameError,
+    FrameReleasedError,
+)
 
 __all__ = ["Chain", "Frame", "Gso", "Offload"]
 
@@ -53,6 +59,16 @@ class Offload:
     gso_size: int = 0
     hdr_len: int = 0
     ecn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("csum_start", "csum_offset", "gso_size", "hdr_len"):
+            value = getattr(self, name)
+            check.instance("make", "an Offload", name, value, int)
+            if isinstance(value, bool):
+                raise ArgumentTypeError("make", "an Offload", f"{name}={value}", "give a number")
+        check.instance("make", "an Offload", "gso", self.gso, Gso)
+        for name in ("needs_csum", "csum_valid", "ecn"):
+            check.flag("make", "an Offload", name, getattr(self, name))
 
     @classmethod
     def _of(cls, d: Any) -> Offload:

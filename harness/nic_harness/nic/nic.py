@@ -6,10 +6,13 @@ import contextlib
 import errno
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from types import NoneType
 from typing import Any, Protocol, TypeAlias
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base.aio import Sleepers
 from nic_harness.base.live import Closing, track
 from nic_harness.base.owner import this_process
@@ -39,11 +42,15 @@ from nic_harness.nic.frame import Frame, Offload
 from nic_harness.nic.queue import BURST, QueuePair, Sendable
 from nic_harness.nic.receiver import Callback, Receiver
 from nic_harness.nic.stats import RingPositions
+from nic_harness.wire.existing_tap import ExistingTap
 from nic_harness.wire.rtnl import mac_bytes
+from nic_harness.wire.tap import Tap
 from nic_harness.wire.wire import Wire
 
 __all__ = ["Attached", "DeviceStats", "Nic", "NicStats", "Offloads"]
 
+_MOST = (1 << 31) - 1  # frames that one call can be asked for
+_MOST_BURST = 1 << 20  # of them in one Burst, whose descriptors take 56 bytes each
 _FAULTS_TICK_S = 0.001  # how often to look whether a delayed frame is due
 _DOWN_POLL_S = 0.02  # how often to look whether an interface that is down came up
 
@@ -124,23 +131,27 @@ class Nic(Closing):
         self._capture: Capture | None = None
         self._tick_s = None if faults is None else _FAULTS_TICK_S
         self._users: dict[int, SupportsClose] = {}  # what a queue belongs to
+        attach = "attach NIC to"
+        check.instance(attach, "a TAP", "tap", tap, Tap, ExistingTap)
         self.tap = tap
         if tap.closed:
-            raise ClosedError("attach NIC to", repr(tap), "the TAP is closed")
-        device = _device.wanted(device, "attach NIC to", tap.name)
-        for name, wrapper, kind in (("faults", faults, Faults), ("capture", capture, Capture)):
-            if wrapper is not None and not isinstance(wrapper, kind):
-                raise ArgumentError(
-                    "attach NIC to",
-                    tap.name,
-                    f"{name}={wrapper!r}",
-                    f"{kind.__name__}(...) is wanted",
-                )
+            raise ClosedError(attach, repr(tap), "the TAP is closed")
+        for name, given, kind in (
+            ("arena", arena, Arena),
+            ("offloads", offloads, Offloads),
+            ("faults", faults, Faults),
+            ("capture", capture, Capture),
+        ):
+            check.instance(attach, tap.name, name, given, kind, NoneType)
+        check.text(attach, tap.name, "device", device)
+        device = _device.wanted(device, attach, tap.name)
         mtu = tap.mtu if mtu is None else mtu
         tx_ring_size = ring_size if tx_ring_size is None else tx_ring_size
         queues = len(tap.fds)
+        check.integer(attach, tap.name, "mtu", mtu, 0, _MOST)
         for what, value in (("ring_size", ring_size), ("tx_ring_size", tx_ring_size)):
-            if not (0 < value <= 1 << 15 and value & (value - 1) == 0):
+            check.integer(attach, tap.name, what, value, 1, 1 << 15)
+            if value & (value - 1):
                 raise ArgumentError(
                     "attach NIC to",
                     tap.name,
@@ -161,6 +172,13 @@ class Nic(Closing):
             "coalesce_frames": coalesce_frames,
         }
         _check_tuning(tap.name, device, ring_size, tuning)
+        if tap._nic is not None and (other := tap._nic()) is not None and not other.closed:
+            raise BusyError(
+                attach,
+                tap.name,
+                f"it has {other!r}, and frames would come to one or the other",
+                "close that one first, or make another Tap",
+            )
         self._owns_arena = arena is None
         if arena is None:
             # The rings, and twice as much again for frames that somebody looks at.
@@ -173,6 +191,7 @@ class Nic(Closing):
         except BaseException:
             self.close()
             raise
+        tap._nic = weakref.ref(self)
         track(self)
 
     def _attach(
@@ -418,8 +437,8 @@ class Nic(Closing):
             RingError: the other side broke the ring.
             ClosedError: closed, also from another thread meanwhile.
         """
-        if max < 1:
-            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        check.integer("receive from", self.tap.name, "max", max, 1, _MOST)
+        check.seconds("receive from", self.tap.name, timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         q = self._queue(queue)
         while True:
@@ -448,8 +467,8 @@ class Nic(Closing):
         Raises:
             As recv().
         """
-        if max < 1:
-            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        check.integer("receive from", self.tap.name, "max", max, 1, _MOST_BURST)
+        check.seconds("receive from", self.tap.name, timeout)
         q = self._queue(queue)
         frames = ffi.new("struct frame[]", max)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -484,8 +503,10 @@ class Nic(Closing):
                 (taskset, a cpuset, or its own sched_setaffinity(2)).
             ClosedError: the NIC is closed.
         """
-        if max < 1:
-            raise ArgumentError("receive from", self.tap.name, f"max={max}", "at least 1")
+        check.integer("receive from", self.tap.name, "max", max, 1, _MOST)
+        check.callback("receive from", self.tap.name, "callback", callback)
+        if cpu is not None:
+            check.integer("receive from", self.tap.name, "cpu", cpu, -_MOST, _MOST)
         self._queue(queue)
         receiver = Receiver(self, callback, max, queue, cpu)
         self._receivers.add(receiver)
@@ -543,8 +564,7 @@ class Nic(Closing):
         if self._nic is None:
             raise ClosedError("use", "NIC", "it is closed")
         self._owner.check("use", "NIC")
-        if not 0 <= queue < len(self._queues):
-            raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
+        self._check_queue(queue)
         if queue in self._users:
             raise self._belongs(queue, self._users[queue])
         return self._queues[queue]
@@ -601,6 +621,8 @@ class Nic(Closing):
             BaseException: what the free routine of a frame that is out raised; all were sent.
             ClosedError: the NIC is closed.
         """
+        check.instance("send on", self.tap.name, "frames", frames, Iterable)
+        check_sending(self.tap.name, offload, timeout)
         return self._send_all(self._queue(queue).transmit, frames, offload, timeout)
 
     def _send_all(
@@ -660,6 +682,9 @@ class Nic(Closing):
             ArgumentError: the ring never has room for that.
             ClosedError: closed, also from another thread meanwhile.
         """
+        check.seconds("wait for room on", self.tap.name, timeout)
+        check.integer("wait for room on", self.tap.name, "frames", frames, 1, _MOST)
+        check.integer("wait for room on", self.tap.name, "pieces", pieces, 1, _MOST)
         q = self._queue(queue)
         size = self.attached.tx_ring_size
         if frames < 1 or pieces < 1 or frames * (pieces + 1) > size:
@@ -689,6 +714,7 @@ class Nic(Closing):
             RingError, DeviceGoneError: they will stay there.
             ClosedError: the NIC is closed.
         """
+        check.seconds("flush", self.tap.name, timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.0
         for queue in range(self.attached.queues):
@@ -740,7 +766,7 @@ class Nic(Closing):
 
     def rings(self, queue: int = 0) -> tuple[RingPositions, RingPositions]:
         """Look at the receive and the transmit ring of a queue; from any thread."""
-        (queue,) = self._which(queue)
+        self._check_queue(queue)
         r = ffi.new("struct nic_ring *")
         found = []
         for tx in (False, True):
@@ -762,9 +788,13 @@ class Nic(Closing):
     def _which(self, queue: int | None) -> Iterable[int]:
         if queue is None:
             return range(len(self._queues))
+        self._check_queue(queue)
+        return (queue,)
+
+    def _check_queue(self, queue: int) -> None:
+        check.integer("use", "NIC", "queue", queue, -_MOST, _MOST)
         if not 0 <= queue < len(self._queues):
             raise ArgumentError("use", "NIC", f"queue {queue} of {len(self._queues)}")
-        return (queue,)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -793,6 +823,12 @@ class Nic(Closing):
             raise RingError("check", repr(self), "a page or frame of a ring is lost or doubled")
 
 
+def check_sending(interface: str, offload: Offload | None, timeout: float | None) -> None:
+    """See that what every call that sends takes is what it says."""
+    check.instance("send on", interface, "offload", offload, Offload, NoneType)
+    check.seconds("send on", interface, timeout)
+
+
 def _check_tuning(interface: str, device: str, ring_size: int, tuning: dict[str, int]) -> None:
     """Refuse what does not go with this device or this ring."""
     bounds = {
@@ -802,9 +838,9 @@ def _check_tuning(interface: str, device: str, ring_size: int, tuning: dict[str,
         "coalesce_frames": (1, ring_size - 1),
     }
     for field, (least, most) in bounds.items():
-        value = tuning[field]
+        name = field.removeprefix("rx_")
+        value = check.integer("attach NIC to", interface, name, tuning[field], 0, _MOST << 1 | 1)
         if value and not least <= value <= most:
-            name = field.removeprefix("rx_")
             raise ArgumentError(
                 "attach NIC to", interface, f"{name}={value}", f"0, or {least} to {most}"
             )

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from nic_harness.base import check
 from nic_harness.base import site as _site
 from nic_harness.base.live import Ending
 from nic_harness.base.waiter import Waiter
@@ -77,6 +78,7 @@ class Receiver(Ending):
         Raises:
             BaseException: what ended it.
         """
+        check.seconds("wait for", self, timeout)
         self._thread.join(timeout)
         if self._thread.is_alive():
             return False

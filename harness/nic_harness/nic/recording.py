@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Literal, NamedTuple, Self, cast
 
 from nic_harness._native import ffi, lib
+from nic_harness.base import check
 from nic_harness.base.live import Closing
 from nic_harness.errors import (
     CaptureCutError,
@@ -74,6 +75,7 @@ class Recording(Closing):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check.path("read", "a capture", "path", path)
         self.name = os.fspath(path)
         self._reader = _create()
         self._found = ffi.new("struct pcap_frame[]", _BATCH)

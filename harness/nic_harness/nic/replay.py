@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from nic_harness.base import check
 from nic_harness.errors import ArgumentError
+from nic_harness.nic.nic import Nic
 from nic_harness.nic.recording import Recorded, Recording, read_capture
-
-if TYPE_CHECKING:
-    from nic_harness.nic.nic import Nic
 
 __all__ = ["Recorded", "Recording", "Replay", "Replayed", "read_capture", "replay"]
 
@@ -73,9 +72,13 @@ class Replay:
         direction: Literal["out", "in", "both"] = "out",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        check.instance("replay", "frames", "nic", nic, Nic)
+        check.integer("replay", "frames", "queue", queue, 0, nic.attached.queues - 1)
         for what, value in (("speed", speed), ("rate", rate)):
-            if value is not None and not value > 0:
-                raise ArgumentError("replay", "frames", f"{what}={value}", "more than 0")
+            if value is not None:
+                check.rate("replay", "frames", what, value)
+        if progress is not None:
+            check.callback("replay", "frames", "progress", progress)
         if direction not in ("out", "in", "both"):
             raise ArgumentError("replay", "frames", f"direction={direction!r}", "out, in or both")
         self._nic = nic
@@ -207,6 +210,7 @@ def replay(
         ClosedError, DeviceGoneError: as Nic.send().
         FileError: as Recording, when `frames` is one.
     """
+    check.instance("replay", "frames", "frames", frames, Iterable)
     sending = Replay(
         nic, speed=speed, rate=rate, queue=queue, direction=direction, progress=progress
     )

@@ -27,6 +27,7 @@ except ModuleNotFoundError as e:
         name=e.name,
     ) from None
 
+from nic_harness.base import check
 from nic_harness.errors import ClosedError, LinkDownError
 from nic_harness.nic.frame import Frame, Gso
 from nic_harness.nic.nic import Nic
@@ -52,6 +53,8 @@ class NicSocket(SuperSocket):
     desc = "frames through the rings of a harness.Nic"
 
     def __init__(self, nic: Nic, queue: int = 0) -> None:
+        check.instance("make", "a scapy socket", "nic", nic, Nic)
+        check.integer("make", "a scapy socket", "queue", queue, 0, nic.attached.queues - 1)
         self.nic = nic
         self.queue = queue
         self.iface = nic.tap.name
@@ -70,7 +73,7 @@ class NicSocket(SuperSocket):
         Raises:
             FrameSizeError, FrameError, ClosedError: as Nic.send().
         """
-        data = bytes(x)
+        data = bytes(x if isinstance(x, Packet) else check.buffer("send on", self, "x", x))
         if isinstance(x, Packet):
             x.sent_time = time.time()
         self.nic.send(data, queue=self.queue)
@@ -82,6 +85,7 @@ class NicSocket(SuperSocket):
         Raises:
             EOFError: the NIC was closed.
         """
+        check.integer("receive from", self, "x", x, 0, (1 << 31) - 1)
         if not self._harvested:
             self._harvest()
         try:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import secrets
 import socket
 from typing import NoReturn
 
+from nic_harness.base import check
 from nic_harness.base.descriptors import descriptors_for
 from nic_harness.base.live import track
 from nic_harness.errors import (
-    ArgumentError,
     LinkError,
     ResourceError,
     UnsupportedError,
@@ -49,14 +48,14 @@ class ExistingTap(Queues):
     """
 
     def __init__(self, name: str, *, nic_address: str, nic_mac: str | None = None) -> None:
+        check.interface_name("attach to TAP", name)
+        ours = check.interface_address("attach to TAP", name, "nic_address", nic_address)
+        if nic_mac is not None:
+            check.mac("attach to TAP", name, "nic_mac", nic_mac)
         super().__init__()
         self.name = name
         self.namespace: Namespace | None = None  # this process's own has no object
         self.address: Address | None = None
-        try:
-            ours: Address = ipaddress.ip_interface(nic_address)
-        except ValueError as e:
-            raise ArgumentError("attach to TAP", name, str(e)) from None
         self.nic_address: Address | None = ours
         self._ours = str(ours.ip)
         self.nic_mac = nic_mac or "02:" + secrets.token_bytes(5).hex(":")

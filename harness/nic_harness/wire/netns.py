@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import select
 import selectors
@@ -24,9 +23,10 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
+from nic_harness.base import check as _check  # run() has a parameter of that name
 from nic_harness.base.descriptors import above_stdio, descriptors_for, is_inherited
 from nic_harness.base.live import Closing, track
 from nic_harness.base.owner import Owner, close_owned, own, this_process
@@ -58,6 +58,11 @@ _Socket: TypeAlias = socket.socket  # Namespace has a method of that name
 _ROOT_REMEDY = "run as root, or allow user namespaces"
 
 
+_INT_MAX = (1 << 31) - 1
+#: Queues that one NIC can have (NIC_MAX_QUEUES).
+_MAX_QUEUES = 16
+
+
 class Namespace(Closing):
     """An anonymous network namespace; use as a context manager.
 
@@ -85,9 +90,12 @@ class Namespace(Closing):
 
     def __init__(self, *, ipv6: bool = False, join: str | Path | None = None) -> None:
         self._owner = this_process()
+        self._stop: weakref.finalize[Any, Any] | None = None
+        _check.flag("make", "network namespace", "ipv6", ipv6)
+        if join is not None:
+            _check.path("join", "network namespace", "join", join)
         self._lock = threading.Lock()
         self._number = 0  # of the last request
-        self._stop: weakref.finalize[Any, Any] | None = None
         with _making():
             self._control, holder = _start_holder([] if join is None else [str(join)])
         # Also runs when the interpreter ends.
@@ -197,6 +205,8 @@ class Namespace(Closing):
 
         Any family: a server of the kernel's own TCP (AF_INET), a sniffer (AF_PACKET), netlink.
         """
+        for name, value in (("family", family), ("type", type), ("proto", proto)):
+            _check.integer("make", "socket", name, value, 0, _INT_MAX)
         _, fds = self._ask(
             "socket",
             f"{family}/{type}",
@@ -213,6 +223,8 @@ class Namespace(Closing):
             link: name of the interface.
             proto: EtherType it sees; ETH_P_ALL by default, 0 for a socket that only sends.
         """
+        _check.interface_name("open packet socket on", link)
+        _check.integer("open packet socket on", link, "proto", proto, 0, 0xFFFF)
         sock = self.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             sock.bind((link, proto))
@@ -223,10 +235,13 @@ class Namespace(Closing):
 
     def read(self, path: str | Path) -> str:
         """Read a small file as the namespace sees it, such as /proc/net/dev; at most 64 KiB."""
+        _check.path("read", "a file", "path", path)
         return str(self._ask("read", str(path), path=str(path))[0]["text"])
 
     def write(self, path: str | Path, text: str) -> None:
         """Put a text into a file as the namespace sees it, at once."""
+        _check.path("write", "a file", "path", path)
+        _check.text("write", str(path), "text", text)
         self._ask("write", str(path), path=str(path), text=text)
 
     def sysctl(self, name: str, value: str | int | None = None) -> str:
@@ -238,6 +253,8 @@ class Namespace(Closing):
 
         Returns: the value it had (None given) or has now.
         """
+        _check.text("look at", "a sysctl", "name", name)
+        _check.instance("set", name, "value", value, str, int, NoneType)
         path = "/proc/sys/net/" + name.replace(".", "/")
         if value is not None:
             self.write(path, str(value))
@@ -277,6 +294,7 @@ class Namespace(Closing):
 
     def link(self, name: str) -> LinkInfo:
         """Look up an interface: its MTU and limits, MAC, state and statistics."""
+        _check.interface_name("look up interface", name)
         with self._links() as links:
             return links.link(name)
 
@@ -301,6 +319,16 @@ class Namespace(Closing):
             ipv6_address: whether the kernel gives it an IPv6 address when it comes up. Without one
                 it neither solicits routers nor looks for duplicates.
         """
+        _check.interface_name("configure interface", name)
+        if up is not None:
+            _check.flag("configure interface", name, "up", up)
+        for what, value in (("mtu", mtu), ("txqueuelen", txqueuelen)):
+            if value is not None:
+                _check.integer("configure interface", name, what, value, 0, _INT_MAX)
+        if mac is not None:
+            _check.mac("configure interface", name, "mac", mac)
+        if ipv6_address is not None:
+            _check.flag("configure interface", name, "ipv6_address", ipv6_address)
         with self._links() as links:
             links.set_link(
                 name, up=up, mtu=mtu, mac=mac, txqueuelen=txqueuelen, ipv6_address=ipv6_address
@@ -308,28 +336,40 @@ class Namespace(Closing):
 
     def add_veth(self, name: str, peer: str, pid: int, mtu: int) -> None:
         """Make a veth pair; its end `peer` is in the network namespace of process `pid`."""
+        _check.interface_name("add veth pair", name)
+        _check.interface_name("add veth pair", peer)
+        _check.integer("add veth pair", name, "pid", pid, 1, _INT_MAX)
+        _check.integer("add veth pair", name, "mtu", mtu, 0, _INT_MAX)
         with self._links() as links:
             links.add_veth(name, peer, pid, mtu)
 
     def delete_link(self, name: str) -> None:
         """Remove an interface."""
+        _check.interface_name("remove interface", name)
         with self._links() as links:
             links.delete_link(name)
 
     def add_address(self, name: str, address: str) -> None:
         """Give an interface an address, "192.0.2.1/24" or "2001:db8::1/64"."""
+        _check.interface_name("add address to", name)
+        checked = _check.interface_address("add address to", name, "address", address)
         with self._links() as links:
-            links.add_address(name, ipaddress.ip_interface(address))
+            links.add_address(name, checked)
 
     def add_neighbour(self, name: str, address: str, mac: str) -> None:
         """Make a permanent neighbour entry: no ARP or neighbour discovery for it."""
+        _check.interface_name("add neighbour to", name)
+        checked = _check.address("add neighbour to", name, "address", address)
+        _check.mac("add neighbour to", name, "mac", mac)
         with self._links() as links:
-            links.add_neighbour(name, ipaddress.ip_address(address), mac)
+            links.add_neighbour(name, checked, mac)
 
     def add_default_route(self, name: str, gateway: str) -> None:
         """Send what has no other route to a gateway on an interface."""
+        _check.interface_name("add default route to", name)
+        checked = _check.address("add default route to", name, "gateway", gateway)
         with self._links() as links:
-            links.add_route(name, ipaddress.ip_address(gateway))
+            links.add_route(name, checked)
 
     def iproute(self) -> IPRoute:
         """Open pyroute2's IPRoute on the namespace, for what is not here; close it after use.
@@ -368,6 +408,8 @@ class Namespace(Closing):
             TunPermissionError: it may not be opened.
             LinkError: the name is taken or not allowed, or the kernel refused.
         """
+        _check.interface_name("make TAP", name)
+        _check.integer("make TAP", name, "queues", queues, 1, _MAX_QUEUES)
         reply, fds = self._request("tap", name=name, queues=queues)
         if "errno" in reply:
             raise _tap_error(reply["errno"], reply["stage"], name)
@@ -407,6 +449,10 @@ class Namespace(Closing):
         Raises:
             CommandError: it could not be started.
         """
+        _check.program("start", args)
+        _check.flag("start", "a command", "text", text)
+        if cwd is not None:
+            _check.path("start", "a command", "cwd", cwd)
         argv = [os.fsdecode(a) for a in args]
         if not argv:
             raise CommandError("start", "a command", "no program was named")
@@ -484,6 +530,10 @@ class Namespace(Closing):
             subprocess.TimeoutExpired: it did not end in time.
             CommandError: it could not be started.
         """
+        _check.seconds("run", "a command", timeout)
+        _check.flag("run", "a command", "capture_output", capture_output)
+        _check.flag("run", "a command", "check", check)
+        _check_input("run", "a command", input)
         pipe = subprocess.PIPE if capture_output else None
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
         with self.popen(
@@ -498,6 +548,12 @@ class Namespace(Closing):
         if check and code:
             raise subprocess.CalledProcessError(code, process.args, out, err)
         return subprocess.CompletedProcess(process.args, code, out, err)
+
+
+def _check_input(operation: str, what: object, value: object) -> None:
+    """See that a value can be what a command reads."""
+    if value is not None and not isinstance(value, str):
+        _check.buffer(operation, what, "input", value)
 
 
 class Process:
@@ -568,6 +624,7 @@ class Process:
         Raises:
             subprocess.TimeoutExpired: after `timeout` seconds.
         """
+        _check.seconds("wait for", self, timeout)
         code = self._collect(timeout)
         if code is None:
             assert timeout is not None
@@ -589,6 +646,7 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens when it has ended."""
+        _check.integer("send a signal to", self, "number", number, 0, signal.NSIG - 1)
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
@@ -613,6 +671,8 @@ class Process:
         Raises:
             subprocess.TimeoutExpired: after `timeout` seconds; what was read is lost.
         """
+        _check.seconds("communicate with", self, timeout)
+        _check_input("communicate with", self, input)
         deadline = None if timeout is None else time.monotonic() + timeout
         data = memoryview(input.encode() if isinstance(input, str) else input or b"")
         read: dict[int, bytearray] = {}

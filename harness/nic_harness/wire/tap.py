@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
-from typing import Any
+from types import NoneType
 
+from nic_harness.base import check
 from nic_harness.base.live import track
 from nic_harness.errors import ArgumentError, MtuError
 from nic_harness.wire.netns import Namespace
-from nic_harness.wire.rtnl import LinkInfo, mac_bytes
+from nic_harness.wire.rtnl import LinkInfo
 from nic_harness.wire.wire import Address, Queues
 
 __all__ = ["Tap"]
 
 #: Queues that one NIC can have (NIC_MAX_QUEUES).
 _MAX_QUEUES = 16
+_INT_MAX = (1 << 31) - 1
+_ANY = 1 << 200
 
 
 class Tap(Queues):
@@ -66,14 +68,26 @@ class Tap(Queues):
         txqueuelen: int | None = None,
         up: bool = True,
     ) -> None:
+        check.instance("make TAP", "in a namespace", "namespace", namespace, Namespace, NoneType)
+        check.interface_name("make TAP", name)
+        check.integer("make TAP", name, "mtu", mtu, -_ANY, _ANY)  # the kernel says what is allowed
+        check.integer("make TAP", name, "queues", queues, -_ANY, _ANY)
         if not 1 <= queues <= _MAX_QUEUES:
             raise ArgumentError(
                 "make TAP", name, f"{queues} queues", f"1 to {_MAX_QUEUES} are possible"
             )
-        for which, value in (("MAC address", mac), ("MAC address of the NIC", nic_mac)):
-            _checked("make TAP", name, which, value, mac_bytes)
-        self.address = _checked_interface(name, "address", address)
-        self.nic_address = _checked_interface(name, "nic_address", nic_address)
+        for which, value in (("mac", mac), ("nic_mac", nic_mac)):
+            check.mac("make TAP", name, which, value)
+        for which, on in (("ipv6", ipv6), ("up", up)):
+            check.flag("make TAP", name, which, on)
+        if txqueuelen is not None:
+            check.integer("make TAP", name, "txqueuelen", txqueuelen, 0, _INT_MAX)
+        self.address: Address | None
+        self.nic_address: Address | None
+        self.address, self.nic_address = (
+            None if value is None else check.interface_address("make TAP", name, which, value)
+            for which, value in (("address", address), ("nic_address", nic_address))
+        )
         self.mac = mac
         self.nic_mac = nic_mac
         super().__init__()
@@ -136,19 +150,6 @@ class Tap(Queues):
 
     def packet_socket(self, proto: int = 0x0003) -> socket.socket:
         """AF_PACKET socket on the kernel's side; see Namespace.packet_socket()."""
+        check.integer("open packet socket on", self.name, "proto", proto, 0, 0xFFFF)
         self._open("open packet socket on")
         return self.namespace.packet_socket(self.name, proto)
-
-
-def _checked(operation: str, name: str, what: str, value: str, parse: Any) -> Any:
-    try:
-        return parse(value)
-    except ValueError as e:
-        raise ArgumentError(operation, name, f"{what} {value!r}: {e}") from None
-
-
-def _checked_interface(name: str, what: str, value: str | None) -> Address | None:
-    if value is None:
-        return None
-    parsed: Address = _checked("make TAP", name, what, value, ipaddress.ip_interface)
-    return parsed

@@ -7,13 +7,14 @@ import ipaddress
 import socket
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
 from nic_harness._native import lib
+from nic_harness.base import check
 from nic_harness.base.live import Closing, Resource
 from nic_harness.base.owner import Owner, close_owned, own, this_process
-from nic_harness.errors import ArgumentError, ClosedError, Deed, UnsupportedError, error_from_errno
+from nic_harness.errors import ClosedError, Deed, UnsupportedError, error_from_errno
 from nic_harness.wire.netns import Namespace
 from nic_harness.wire.rtnl import LinkInfo, LinkStats
 
@@ -49,6 +50,7 @@ class Wire(Resource, Protocol):
     nic_address: Address | None
     mac: str
     nic_mac: str
+    _nic: Callable[[], Resource | None] | None  # who has the queues now
 
     @property
     def mtu(self) -> int: ...  # noqa: D102
@@ -74,6 +76,7 @@ class Queues(Closing):
 
     name: str
     fds: tuple[int, ...] = ()
+    _nic: Callable[[], Resource | None] | None = None
 
     def __init__(self) -> None:
         self._owner = this_process()
@@ -138,13 +141,13 @@ class Queues(Closing):
             UnsupportedError: bpf(2) is not allowed here, or the kernel's TAP has no steering.
             ClosedError: the TAP is closed.
         """
+        if byte is not None:
+            check.integer("steer", self.name, "byte", byte, 0, _FRAME_MAX)
         self._open("steer")
         if byte is None:
             code = lib.tap_steer_automatic(self.fds[0])
-        elif 0 <= byte <= _FRAME_MAX:
-            code = lib.tap_steer_by_byte(self.fds[0], byte)
         else:
-            raise ArgumentError("steer", self.name, f"byte={byte}", f"0 to {_FRAME_MAX}")
+            code = lib.tap_steer_by_byte(self.fds[0], byte)
         if code == -errno.EPERM:
             raise UnsupportedError(
                 "steer",
