@@ -91,13 +91,15 @@ class Pbufs(RuleBasedStateMachine):
         fitting = [i for i, (c, _) in enumerate(self.out) if self.may(counter) or c == counter]
         if not fitting:
             return  # a limit of 0: nothing would
+        # Drawn before the thread sleeps: an example may end here, and nobody would wake it.
+        freed = data.draw(st.sampled_from(fitting))
         slept = self.waits()
         self.worker.start(lambda: getpbuf(self.counters_[counter]))
         while self.waits() == slept:
             pass
         # It holds neither a buffer nor a place on the counter meanwhile.
         self.conserved()
-        _, bp = self.out.pop(data.draw(st.sampled_from(fitting)))
+        _, bp = self.out.pop(freed)
         self.stack.append(bp.kva)
         relpbuf(bp)
         self.took(counter, self.worker.result())
