@@ -154,13 +154,14 @@ class SfBufs(RuleBasedStateMachine):
         """Threads sleep for a buffer; a last free wakes them, and they share what they map."""
         name = data.draw(st.sampled_from(sorted(set(self.wired) - set(self.refs))))
         page = self.wired[name][-1]
+        # Drawn before the threads sleep: an example may end here, and nobody would wake them.
+        victim = data.draw(st.sampled_from(sorted(self.refs)))
         sleepers = self.workers[: 1 + both]
         slept = self.stats().sf_allocwait  # type: ignore[attr-defined]
         for worker in sleepers:
             worker.start(lambda: sf_buf_alloc(page))
         while self.stats().sf_allocwait < slept + len(sleepers):  # type: ignore[attr-defined]
             pass
-        victim = data.draw(st.sampled_from(sorted(self.refs)))
         for sf in self.refs.pop(victim):
             sf_buf_free(sf)
         got = [worker.result() for worker in sleepers]
