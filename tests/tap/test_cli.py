@@ -18,6 +18,7 @@ import termios
 import time
 from pathlib import Path
 
+import nic_harness
 import pytest
 from nic_harness.cli import main
 from nic_harness.errors import LinkDownError
@@ -99,7 +100,10 @@ def test_trial_as_json(small, device):
     done = run("trial", small, "--json", "-", "--runs", 2)
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    assert list(data) == ["attached", "runs"]
+    assert list(data) == ["about", "attached", "runs"]
+    assert data["about"]["version"] == nic_harness.__version__
+    assert data["about"]["file"] == {"name": str(small), "bytes": 300_001}
+    assert data["about"]["options"]["runs"] == 2
     assert data["attached"]["device"] == device
     assert [r["strategy"] for r in data["runs"]] == ["sf_buf", "copy", "kernel"] * 2
     for r in data["runs"]:
@@ -107,7 +111,7 @@ def test_trial_as_json(small, device):
         assert r["sha256_ok"] is True
         assert r["bytes_copied"] == (300_001 if r["strategy"] == "copy" else 0)
         assert r["gbit_per_s"] == pytest.approx(r["bytes"] * 8e-9 / r["seconds"])
-        assert len(r) == 9
+        assert len(r) == 11
     assert f"attached: {device}" in done.stderr
 
 
@@ -123,6 +127,7 @@ def test_trial_as_a_table(small, tmp_path, device):
     ):
         assert text in done.stdout
     assert done.stdout.count(" equal") == 3
+    assert re.search(r"^ kernel .* \d+\.\d-\d+\.\d ", done.stdout, re.MULTILINE)  # the spread
     assert json.loads((tmp_path / "out.json").read_text())["attached"]["mtu"] == 9000
 
 
@@ -162,6 +167,30 @@ def test_trial_on_a_terminal(small, columns):
     assert any(line.startswith("attached: ") for line in shown)
     assert "…" not in written
     assert max(map(len, shown)) <= columns
+
+
+def test_the_smallest_mtu_of_a_baseline_is_said(small):
+    line = "MTU 87 is too small for it: the kernel's TCP sends no segment of less than 48 bytes"
+    fails(2, line, "trial", small, "--mtu", 87)
+    fails(2, "use --mtu 88 or more, or leave it out: ", "trial", small, "--mtu", 68)
+    for options in (["--mtu", "68", "--strategies", "sf_buf,copy"], ["--mtu", "88"]):
+        done = run("trial", small, "--runs", 1, *options)
+        assert done.returncode == 0, done.stderr
+        assert "DIFFERENT" not in done.stdout
+
+
+def test_trial_says_what_the_baseline_lacks(small):
+    faults = ["--faults", "seed=7,rx.drop=0.01,tx.duplicate=0.01"]
+    done = run("trial", small, "--runs", 1, "--json", "-", *faults)
+    assert done.returncode == 0, done.stderr
+    notes = json.loads(done.stdout)["attached"]["notes"]
+    assert "seed=7" in json.loads(done.stdout)["about"]["options"]["faults"]
+    assert "kernel: its wire has no duplicate" in notes
+    for note in notes:
+        assert note in done.stderr.splitlines()
+    env = os.environ | {"PATH": "/nowhere"}
+    done = run("trial", small, "--runs", 1, "--faults", "drop=0.01", env=env)
+    assert "kernel: its wire loses nothing: nft is not installed" in done.stdout
 
 
 def test_trial_makes_its_file_and_leaves_nothing(tmp_path):

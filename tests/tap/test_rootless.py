@@ -159,6 +159,19 @@ def test_a_trial_without_root(run, harness_command):
     ]
 
 
+def test_a_baseline_without_root_has_the_same_options(run, harness_command):
+    who, command = harness_command
+    options = ["--size", "1M", "--runs", "1", "--strategies", "kernel", "--json", "-"]
+    options += ["--no-offloads", "--faults", "drop=0.05"]
+    done = run(who, *command, "trial", *options)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["runs"]
+    assert result["frames"] >= (1 << 20) / 1460
+    assert result["sha256_ok"] is True
+    if shutil.which("nft"):
+        assert result["retransmits"] > 0
+
+
 def test_a_file_that_may_not_be_read(run, harness_command):
     who, command = harness_command
     done = run(who, *command, "trial", "/etc/shadow")

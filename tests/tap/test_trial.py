@@ -1,15 +1,23 @@
 """The trial end to end: every byte arrives, and the counters say how it was done."""
 
+import ctypes
+import fcntl
 import os
 import re
 import shutil
+import socket
+import struct
 import sys
 from pathlib import Path
 
 import pytest
+from nic_harness.errors import MtuError
+from nic_harness.nic.faults import Faults
 from nic_harness.transfer.ours import STRATEGIES, OurNic
 from nic_harness.trial import Settings, make_payload, open_trial
 from nic_harness.trial.kernel import KernelSendfile
+from nic_harness.trial.veth import VethReceiver
+from nic_harness.wire.netns import Namespace
 from nic_harness.wire.tap import Tap
 
 MIB = 1 << 20
@@ -100,6 +108,79 @@ def test_the_baseline(mtu, tmp_path):
         assert kernel.congestion_control == "cubic"
 
 
+def features(namespace, name):
+    """Ask what ethtool says of an interface: ETHTOOL_GTSO and the like (linux/ethtool.h)."""
+    asked = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B, "tx": 0x16}
+    found = {}
+    with namespace.socket(type=socket.SOCK_DGRAM) as sock:
+        for feature, command in asked.items():
+            value = ctypes.create_string_buffer(struct.pack("=II", command, 0))
+            fcntl.ioctl(sock, 0x8946, struct.pack("16sP16x", name, ctypes.addressof(value)))
+            found[feature] = struct.unpack("=II", value.raw[:8])[1]
+    return found
+
+
+def test_a_baseline_without_offloads_sends_frames_as_on_a_wire(tmp_path):
+    with Namespace() as namespace:
+        for offloads in (True, False):
+            with VethReceiver(namespace, mtu=1500, offloads=offloads):
+                found = features(namespace, b"veth0")
+                assert found["tso"] == found["gso"] == found["tx"] == offloads
+                assert offloads or not found["gro"]
+    size = 4 * MIB
+    frames = {}
+    for offloads in (True, False):
+        with KernelSendfile(offloads=offloads) as kernel, make_payload(size, tmp_path) as payload:
+            result = kernel.send(payload, digest=True)
+            assert result.sha256 == payload.sha256()
+            frames[offloads] = result.frames
+    assert frames[False] >= size / 1460
+    assert frames[True] < size / 1460 / 2
+
+
+def needs_nft():
+    if shutil.which("nft") is None:
+        pytest.skip("nft is not installed: apt-get install nftables")
+
+
+@pytest.mark.parametrize("faults", [{"tx": {"drop": 0.02}}, {"rx": {"drop": 0.02}}], ids=str)
+def test_a_baseline_loses_frames_too(faults, tmp_path):
+    needs_nft()
+    with (
+        KernelSendfile(offloads=False, faults=Faults(seed=7, **faults)) as kernel,
+        make_payload(4 * MIB, tmp_path) as payload,
+    ):
+        assert kernel.notes == ("kernel: its wire loses frames by nftables, by no seed",)
+        result = kernel.send(payload, digest=True)
+        assert result.sha256 == payload.sha256()
+    if "tx" in faults:
+        # Of 2,900 frames, 58 are lost; that fewer than 20 are is less likely than 1 in 10^8.
+        assert result.retransmits >= 20
+        assert result.bytes_resent >= 20 * 1448
+    assert result.bytes_resent <= result.retransmits * 1460
+
+
+def test_sent_again_is_what_was_lost(tmp_path):
+    """Our own counts, beside those of frames that the faults dropped."""
+    with OurNic(offloads=False, faults=Faults(seed=7, tx={"drop": 0.02})) as nic:
+        result = send(nic, 4 * MIB, "copy", tmp_path)
+        lost = nic._nic.fault_stats().tx["drop"]
+    assert result.retransmits >= lost > 20
+    assert result.bytes_resent >= (lost - 5) * 1448  # some were frames of the handshake
+    with OurNic() as nic:
+        result = send(nic, 4 * MIB, "copy", tmp_path)
+    assert (result.retransmits, result.bytes_resent) == (0, 0)
+
+
+@pytest.mark.parametrize("mtu", [88, 89, 100])
+def test_the_smallest_baseline(mtu, tmp_path):
+    with KernelSendfile(mtu=mtu) as kernel, make_payload(100_000, tmp_path) as payload:
+        for _ in range(5):
+            assert kernel.send(payload, digest=True).sha256 == payload.sha256()
+    with pytest.raises(MtuError, match="use --mtu 88 or more"):
+        KernelSendfile(mtu=87)
+
+
 def test_the_claim_of_no_copies_can_fail(tmp_path):
     with OurNic() as nic:
         copied = send(nic, MIB, "copy", tmp_path)
@@ -145,8 +226,7 @@ def test_direct_runs_beside_the_others(strategy, tmp_path):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_frame_in_a_hundred_is_lost_each_way(strategy, tmp_path):
-    if shutil.which("nft") is None:
-        pytest.skip("nft is not installed: apt-get install nftables")
+    needs_nft()
     with Tap() as tap, OurNic(tap=tap, offloads=False) as nic:
         done = tap.namespace.run(["nft", "-f", "-"], input=LOSS, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

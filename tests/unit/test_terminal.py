@@ -25,7 +25,7 @@ from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
 from nic_harness.plugins.doctor import Finding, State
 from nic_harness.plugins.doctor import Report as Diagnosis
 from nic_harness.sf_buf import VmObject
-from nic_harness.transfer.results import Report, Run, Setup
+from nic_harness.transfer.results import About, Report, Run, Setup
 
 #: Clears the screen, rings, goes back, renames the window, breaks the line, turns the text around.
 HOSTILE = "a\x1b[2J\x07\b\x9b31m\x1b]0;x\x07\r\n\u202e\u2028\x7f\udcff[/b][red]z"
@@ -121,7 +121,8 @@ def test_an_answer_of_a_hostile_process(
 # Numbers
 
 ATTACHED = Setup("tap_uring", ("csum", "tso4"), 1500, 1, False, "cubic")
-LARGE = Run("sf_buf", 1 << 44, 123456.789, 98765.0, 123456789, 987654321, 1 << 43, True)
+ABOUT = About.now("a file", 1 << 44, {})
+LARGE = Run("sf_buf", 1 << 44, 123456.789, 98765.0, 123456789, 987654321, 1 << 43, True, 7, 7654321)
 
 
 def shown(capsys: pytest.CaptureFixture[str], width: int) -> str:
@@ -134,17 +135,17 @@ def shown(capsys: pytest.CaptureFixture[str], width: int) -> str:
 def test_no_number_of_a_trial_is_cut(
     terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal.print(runs_table(Report(ATTACHED, (LARGE,))))
+    terminal.print(runs_table(Report(ABOUT, ATTACHED, (LARGE,) * 2)))
     if terminal.width < 40:
         assert "…" not in capsys.readouterr().out
         return
     text = shown(capsys, terminal.width)
-    for number in ("123456.789", "123456789", "987654321", str(1 << 43), "98765"):
+    for number in ("123456.789", "123456789", "987654321", str(1 << 43), "98765", "7654321"):
         assert re.search(rf"(?<!\d){re.escape(number)}(?!\d)", text), number
 
 
 def test_a_pipe_gets_the_table_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal().print(runs_table(Report(ATTACHED, (LARGE,))))
+    Terminal().print(runs_table(Report(ABOUT, ATTACHED, (LARGE,) * 2)))
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "sf_buf" in line)
     assert str(1 << 43) in row
     assert row.rstrip().endswith("equal")

@@ -7,16 +7,22 @@ import os
 import resource
 import socket
 import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import typer
 from benchmarks.stats import figures, ratio, take_turns
 from nic_harness.cli import options
 from nic_harness.errors import FileError
+from nic_harness.nic.faults import Faults
 from nic_harness.transfer import receiver
+from nic_harness.transfer.results import About
 from nic_harness.trial import (
+    USUAL,
     Report,
     Run,
+    Settings,
     Setup,
     make_payload,
     median_run,
@@ -41,9 +47,22 @@ def run(strategy="sf_buf", seconds=1.0, **other):
 # Results
 
 
+ABOUT = About.now("a file", 1 << 30, {"runs": 3})
+
+
 def test_the_json_has_exactly_these_keys():
-    data = json.loads(json.dumps(Report(ATTACHED, (run(),)).to_json()))
-    assert list(data) == ["attached", "runs"]
+    data = json.loads(json.dumps(Report(ABOUT, ATTACHED, (run(),)).to_json()))
+    assert list(data) == ["about", "attached", "runs"]
+    assert list(data["about"]) == [
+        "version",
+        "date",
+        "kernel",
+        "machine",
+        "cpu",
+        "cpus",
+        "file",
+        "options",
+    ]
     assert data["attached"]["device"] == "tap_rw"
     assert list(data["runs"][0]) == [
         "strategy",
@@ -55,7 +74,26 @@ def test_the_json_has_exactly_these_keys():
         "frames",
         "bytes_copied",
         "sha256_ok",
+        "retransmits",
+        "bytes_resent",
     ]
+
+
+def test_a_report_says_where_and_when_it_was_made():
+    about = ABOUT.__class__.now("x", 7, {})
+    assert about.kernel == os.uname().release
+    assert about.cpus == len(os.sched_getaffinity(0))
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(about.date)) < timedelta(days=1)
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    assert about.cpu in cpuinfo or about.cpu == os.uname().machine
+    assert about.file == {"name": "x", "bytes": 7}
+
+
+def test_the_options_of_a_trial_can_be_given_again():
+    faults = Faults.random(7)
+    options = json.loads(json.dumps(Settings(faults=faults).to_json()))
+    assert Faults.parse(options["faults"]) == faults
+    assert Settings(**options | {"strategies": USUAL, "faults": faults}) == Settings(faults=faults)
 
 
 def test_speed_is_bits_of_payload():
@@ -66,8 +104,11 @@ def test_speed_is_bits_of_payload():
 def test_the_typical_run_is_the_median_in_time():
     runs = [run(seconds=s) for s in (5.0, 1.0, 2.0, 4.0)]
     assert median_run(runs).seconds == 2.0
-    report = Report(ATTACHED, (run("copy", 3.0), *runs, run("copy", 1.0), run("copy", 2.0)))
+    report = Report(ABOUT, ATTACHED, (run("copy", 3.0), *runs, run("copy", 1.0), run("copy", 2.0)))
     assert [(r.strategy, r.seconds) for r in report.typical()] == [("copy", 2.0), ("sf_buf", 2.0)]
+    least, most = report.spread("copy")
+    assert least == pytest.approx((1 << 33) / 3e9)
+    assert most == pytest.approx((1 << 33) / 1e9)
 
 
 def test_ratios_and_figures():

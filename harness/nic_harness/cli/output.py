@@ -25,6 +25,7 @@ from nic_harness.cli.terminal import Figures, Terminal
 from nic_harness.errors import FileError
 from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
+from nic_harness.transfer.payload import Payload
 from nic_harness.transfer.results import Report, Run, Setup
 
 #: Seconds between two pictures of the bar: drawing it costs about a millisecond of the sender's.
@@ -159,6 +160,11 @@ class Bar(Ending):
             self._progress = None
 
 
+def file_line(payload: Payload) -> str:
+    """Say which file is sent."""
+    return f"file: {payload.name}, {payload.size:,} bytes"
+
+
 def attached_line(attached: Setup) -> str:
     """Say in one line what was attached; in a second why it is no faster device, if that is so."""
     parts = []
@@ -183,30 +189,33 @@ def nic_lines(nic: Nic) -> str:
 
 
 def runs_table(report: Report) -> Figures:
-    """One row for each strategy: its median run."""
+    """One row for each strategy: its median run, and between what its runs lie."""
     passes = len(report.runs) // max(1, len(report.strategies()))
     notes = [f"median of {passes} runs each"] if passes > 1 else []
-    heads = ("bytes", "seconds", "Gbit/s", "CPU\nns/KiB", "system\ncalls", "frames")
-    table = Figures(("strategy", *heads, "bytes\ncopied", "SHA-256"), notes=notes)
+    spread = ("Gbit/s\nmin-max",) if passes > 1 else ()
+    heads = ("CPU\nns/KiB", "system\ncalls", "frames", "bytes\nresent", "bytes\ncopied")
+    table = Figures(
+        ("strategy", "time\ns", "Gbit/s", *spread, *heads, "SHA\n256"),
+        notes=[*notes, *report.attached.notes],
+    )
     for run in report.typical():
-        table.add_row(*_row(run))
+        least, most = report.spread(run.strategy)
+        table.add_row(
+            run.strategy,
+            f"{run.seconds:.3f}",
+            f"{run.gbit_per_s:.1f}",
+            *((f"{least:.1f}-{most:.1f}",) if spread else ()),
+            f"{run.cpu_ns_per_kib:.0f}",
+            f"{run.syscalls}",
+            f"{run.frames}",
+            f"{run.bytes_resent}",
+            f"{run.bytes_copied}",
+            _verdict(run),
+        )
     return table
 
 
-def _row(run: Run) -> tuple[str | Text, ...]:
-    verdict: dict[bool | None, str | Text] = {
-        True: "equal",
-        False: Text("DIFFERENT", style="red"),
-        None: "not checked",
-    }
-    return (
-        run.strategy,
-        f"{run.bytes}",
-        f"{run.seconds:.3f}",
-        f"{run.gbit_per_s:.1f}",
-        f"{run.cpu_ns_per_kib:.0f}",
-        f"{run.syscalls}",
-        f"{run.frames}",
-        f"{run.bytes_copied}",
-        verdict[run.sha256_ok],
-    )
+def _verdict(run: Run) -> str | Text:
+    if run.sha256_ok is None:
+        return "not checked"
+    return "equal" if run.sha256_ok else Text("DIFFERENT", style="red")

@@ -33,6 +33,7 @@ from nic_harness.cli.output import (
     attached_line,
     check_json,
     console_for,
+    file_line,
     open_capture,
     runs_table,
     stdout_for_commands,
@@ -43,7 +44,8 @@ from nic_harness.errors import CommandError, TcpUnreachableError
 from nic_harness.transfer.ours import STRATEGIES, OurNic, Sent
 from nic_harness.transfer.peer import ReceivingProcess
 from nic_harness.transfer.receiver import Received
-from nic_harness.trial import Payload, Report, Run, Setup, open_payload
+from nic_harness.transfer.results import About
+from nic_harness.trial import Payload, Report, Run, open_payload
 
 
 def _strategy(text: str) -> str:
@@ -161,6 +163,7 @@ def send(
             )
         )
         attached = nic.summary()
+        console.print(file_line(payload))
         console.print(attached_line(attached))
         progress = bar.begin(f"{strategy}: send", payload.size)
         sent = nic.transfer(ip, port, payload, strategy, progress=progress)
@@ -170,7 +173,16 @@ def send(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = command.process.wait(stall)
                 console.print(f"{command.process.args[0]} ended with exit code {code}")
-        report = _report(attached, strategy, payload, sent, received)
+        options = {
+            "strategy": strategy,
+            "mtu": mtu,
+            "device": device,
+            "faults": None if fault_spec is None else str(faults(fault_spec)),
+            "offloads": offloads,
+            "stall": stall,
+        }
+        about = About.now(payload.name, payload.size, options)
+        report = Report(about, attached, (_run(strategy, payload, sent, received),))
     console.print(runs_table(report))
     write_json(json_path, report.to_json())
     if report.runs[0].sha256_ok is False:
@@ -178,11 +190,9 @@ def send(
         raise typer.Exit(FAILED)
 
 
-def _report(
-    attached: Setup, strategy: str, payload: Payload, sent: Sent, received: Received | None
-) -> Report:
+def _run(strategy: str, payload: Payload, sent: Sent, received: Received | None) -> Run:
     end = sent.end_ns if received is None else received.end_ns
-    run = Run(
+    return Run(
         strategy=strategy,
         bytes=sent.bytes,
         seconds=(end - sent.begin_ns) / 1e9,
@@ -191,5 +201,6 @@ def _report(
         frames=sent.frames,
         bytes_copied=sent.bytes_copied,
         sha256_ok=None if received is None else received.sha256 == payload.sha256(),
+        retransmits=sent.retransmits,
+        bytes_resent=sent.bytes_resent,
     )
-    return Report(attached, (run,))

@@ -14,7 +14,6 @@ from nic_harness.cli.options import (
     FaultSpec,
     JsonPath,
     MadeSize,
-    Mtu,
     Stall,
     complete_list,
     faults,
@@ -25,6 +24,7 @@ from nic_harness.cli.output import (
     attached_line,
     check_json,
     console_for,
+    file_line,
     runs_table,
     write_json,
 )
@@ -67,12 +67,22 @@ def trial(
     runs: Annotated[
         int, typer.Option("--runs", min=1, max=10000, help="Timed passes of each strategy.")
     ] = 3,
-    mtu: Mtu = 1500,
+    mtu: Annotated[
+        int,
+        typer.Option(
+            "--mtu",
+            min=68,
+            max=65521,
+            metavar="BYTES",
+            help="MTU of the wires; 88 and more with the baseline, below which the kernel's TCP "
+            "stalls.",
+        ),
+    ] = 1500,
     made_size: MadeSize = "1G",
     device: Device = "auto",
     fault_spec: FaultSpec = None,
     offloads: Annotated[
-        bool, typer.Option(help="Let the TAP cut super-frames and sum them.")
+        bool, typer.Option(help="Let the wires cut super-frames and sum them.")
     ] = True,
     verify: Annotated[
         bool, typer.Option(help="Compare SHA-256, in a pass of its own before the timed ones.")
@@ -108,7 +118,7 @@ def trial(
         else:
             opened = open_payload(file)
         with opened as payload, open_trial(settings) as attached:
-            console.print(f"file: {payload.name}, {payload.size:,} bytes")
+            console.print(file_line(payload))
             console.print(attached_line(attached.attached))
             report = attached.run(payload, bar)
     console.print(runs_table(report))

@@ -38,6 +38,8 @@ class Sent:
         syscalls: by the device and by sendfile itself.
         frames: put on the transmit ring, of all kinds.
         bytes_copied: payload bytes copied in user space.
+        retransmits: frames sent again.
+        bytes_resent: payload in them.
     """
 
     bytes: int
@@ -47,6 +49,8 @@ class Sent:
     syscalls: int
     frames: int
     bytes_copied: int
+    retransmits: int
+    bytes_resent: int
 
 
 class OurNic:
@@ -177,6 +181,7 @@ class OurNic:
 
             watch = _Watch(connection, self._stall, progress)
             copied = self.arena.stats().bytes_copied
+            resent = self._stack.stats().tx_payload_retransmitted
             begin, cpu = time.monotonic_ns(), time.thread_time_ns()
             # The size is stated, so that a file that shrinks meanwhile is seen to.
             result = connection.sendfile(
@@ -190,6 +195,8 @@ class OurNic:
             end = time.monotonic_ns()
             copied = self.arena.stats().bytes_copied - copied
             now = self._nic.device_stats()
+            resent = self._stack.stats().tx_payload_retransmitted - resent
+            retransmits = connection.info().retransmits
         return Sent(
             bytes=result.sbytes,
             begin_ns=begin,
@@ -198,6 +205,8 @@ class OurNic:
             syscalls=result.syscalls + now.syscalls - device.syscalls,
             frames=self._nic.stats().tx_queued - queued,
             bytes_copied=copied,
+            retransmits=retransmits,
+            bytes_resent=resent,
         )
 
 
@@ -280,4 +289,6 @@ class OurSendfile:
             frames=sent.frames,
             bytes_copied=sent.bytes_copied,
             sha256=received.sha256,
+            retransmits=sent.retransmits,
+            bytes_resent=sent.bytes_resent,
         )

@@ -24,6 +24,8 @@ class Pass:
         frames: given to the wire by the sender.
         bytes_copied: in user space.
         sha256: the receiver's digest, or None in a pass that only counts.
+        retransmits: frames of ours, or segments of the kernel's, that were sent again.
+        bytes_resent: payload in them.
     """
 
     bytes: int
@@ -33,6 +35,8 @@ class Pass:
     frames: int
     bytes_copied: int
     sha256: str | None
+    retransmits: int = 0
+    bytes_resent: int = 0
 
 
 class Contender(Protocol):

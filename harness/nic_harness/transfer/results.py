@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+from nic_harness.base.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Setup:
         rootless: whether the namespaces took user namespaces.
         congestion_control: of the kernel's sender in the baseline, or None without one.
         why_not: why no faster device was attached, and the remedy; empty when there is none.
+        notes: what is different for the baseline, a line each.
     """
 
     device: str | None
@@ -29,6 +36,53 @@ class Setup:
     rootless: bool
     congestion_control: str | None
     why_not: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What somebody else needs to know to do the same again.
+
+    Attributes:
+        version: of nic-harness.
+        date: ISO 8601, UTC, when it began.
+        kernel, machine, cpu, cpus: of this machine; `cpus` are those that may be used.
+        file: name of the file that was sent, and its bytes.
+        options: those of the command, defaults included; `faults` with their seed.
+    """
+
+    version: str
+    date: str
+    kernel: str
+    machine: str
+    cpu: str
+    cpus: int
+    file: dict[str, str | int]
+    options: dict[str, Any]
+
+    @classmethod
+    def now(cls, file: str, size: int, options: dict[str, Any]) -> About:
+        """Describe this machine, at this moment."""
+        system = platform.uname()
+        return cls(
+            version=VERSION,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            kernel=system.release,
+            machine=system.machine,
+            cpu=_cpu(),
+            cpus=len(os.sched_getaffinity(0)),
+            file={"name": file, "bytes": size},
+            options=options,
+        )
+
+
+def _cpu() -> str:
+    """Name the processor; not every architecture says it in /proc/cpuinfo."""
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("model name", "cpu model", "processor name", "cpu"):
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +100,8 @@ class Run:
         bytes_copied: payload bytes copied in user space.
         sha256_ok: whether the receiver's digest was that of the file, in a pass of its own; None
             when nobody looked.
+        retransmits: what was sent again: frames of ours (up to 64 KiB), segments of the kernel's.
+        bytes_resent: payload in them, which is the same measure for both.
     """
 
     strategy: str
@@ -57,6 +113,8 @@ class Run:
     frames: int
     bytes_copied: int
     sha256_ok: bool | None
+    retransmits: int = 0
+    bytes_resent: int = 0
 
     def __post_init__(self) -> None:
         speed = self.bytes * 8 / self.seconds / 1e9 if self.seconds > 0 else 0.0
@@ -67,12 +125,18 @@ class Run:
 class Report:
     """Everything a trial found out."""
 
+    about: About
     attached: Setup
     runs: tuple[Run, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return {"attached": {...}, "runs": [...]}, made of what json.dumps() takes."""
+        """Return {"about": {...}, "attached": {...}, "runs": [...]}, for json.dumps()."""
         return asdict(self)
+
+    def spread(self, strategy: str) -> tuple[float, float]:
+        """Return the least and the most Gbit/s of a strategy's runs."""
+        speeds = [r.gbit_per_s for r in self.runs if r.strategy == strategy]
+        return min(speeds), max(speeds)
 
     def typical(self) -> list[Run]:
         """Return the run with the median time of each strategy, in order of appearance."""

@@ -10,9 +10,10 @@ import time
 
 from nic_harness.base.live import Closing
 from nic_harness.errors import Deed, TcpTimeoutError, error_from_errno
+from nic_harness.nic.faults import Faults
 from nic_harness.transfer.passes import Pass, Progress
 from nic_harness.transfer.payload import Payload
-from nic_harness.trial.veth import VethReceiver
+from nic_harness.trial.veth import VethReceiver, check_mtu, why_no_loss
 from nic_harness.wire.netns import Namespace
 
 #: Bytes for one os.sendfile(): larger ones are no faster, and progress is seen between two.
@@ -27,27 +28,56 @@ class KernelSendfile(Closing):
         stall: seconds without any progress after which it gives up.
         congestion_control: CUBIC, because a default of BBR is at a disadvantage on such a wire;
             where the kernel does not have it, its default.
+        offloads: whether segmentation and sums may be left to the wire.
+        faults: those of our NIC. The kernel's wire can only lose frames, at these rates.
 
     Attributes:
         rootless: whether it took a user namespace.
         congestion_control: in use.
+        notes: what else is different from our side, a line each.
+
+    Raises:
+        MtuError: connections stall with such a one.
     """
 
     name = "kernel"
 
     def __init__(
-        self, *, mtu: int = 1500, stall: float = 30, congestion_control: str = "cubic"
+        self,
+        *,
+        mtu: int = 1500,
+        stall: float = 30,
+        congestion_control: str = "cubic",
+        offloads: bool = True,
+        faults: Faults | None = None,
     ) -> None:
+        check_mtu(mtu)
         self.mtu = mtu
+        self._offloads = offloads
         self._stall = stall
         self._namespace = Namespace()
         self.rootless = self._namespace.rootless
         try:
             with self._namespace.socket() as sock:
                 self.congestion_control = _choose(sock, congestion_control)
+            self._drops, self.notes = self._loss(faults)
         except BaseException:
             self.close()
             raise
+
+    def _loss(self, faults: Faults | None) -> tuple[tuple[float, float], tuple[str, ...]]:
+        """Find out which faults the kernel's wire can have: rates of loss, and what to say."""
+        if faults is None:
+            return (0, 0), ()
+        drops = faults.rx.get("drop", 0), faults.tx.get("drop", 0)
+        rates = {**faults.rx, **faults.tx}
+        others = ", ".join(sorted(kind for kind, n in rates.items() if n and kind != "drop"))
+        missing = (f"kernel: its wire has no {others}",) if others else ()
+        if not any(drops):
+            return (0, 0), missing
+        if why := why_no_loss(self._namespace):
+            return (0, 0), (f"kernel: its wire loses nothing: {why}", *missing)
+        return drops, ("kernel: its wire loses frames by nftables, by no seed", *missing)
 
     def close(self) -> None:
         """Let go of the namespaces."""
@@ -60,7 +90,13 @@ class KernelSendfile(Closing):
             TcpError: the connection failed, or made no progress in time.
         """
         with (
-            VethReceiver(self._namespace, mtu=self.mtu, digest=digest) as receiver,
+            VethReceiver(
+                self._namespace,
+                mtu=self.mtu,
+                digest=digest,
+                offloads=self._offloads,
+                drops=self._drops,
+            ) as receiver,
             self._namespace.socket() as sock,
         ):
             sock.settimeout(self._stall)
@@ -84,6 +120,7 @@ class KernelSendfile(Closing):
                 ) from e
             received = receiver.result(self._stall)
             frames = self._namespace.link(VethReceiver.near).stats.tx_packets - frames
+            retransmits, bytes_resent = _sent_again(sock)
         return Pass(
             bytes=received.bytes,
             seconds=(received.end_ns - begin) / 1e9,
@@ -92,6 +129,8 @@ class KernelSendfile(Closing):
             frames=frames,
             bytes_copied=0,
             sha256=received.sha256,
+            retransmits=retransmits,
+            bytes_resent=bytes_resent,
         )
 
 
@@ -108,6 +147,14 @@ def _send_file(sock: socket.socket, payload: Payload, progress: Progress | None)
             progress(at)
     sock.shutdown(socket.SHUT_WR)
     return calls + 1
+
+
+def _sent_again(sock: socket.socket) -> tuple[int, int]:
+    """Return tcpi_total_retrans and tcpi_bytes_retrans of struct tcp_info (linux/tcp.h)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (segments,) = struct.unpack_from("=I", info, 100)
+    (count,) = struct.unpack_from("=Q", info, 208) if len(info) >= 216 else (0,)  # Linux 4.19
+    return segments, count
 
 
 def _choose(sock: socket.socket, congestion_control: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from nic_harness.nic.faults import Faults
 from nic_harness.transfer.ours import STRATEGIES as OURS
 from nic_harness.transfer.ours import OurNic
 from nic_harness.transfer.passes import Contender, Observer, Pass
 from nic_harness.transfer.payload import Payload
-from nic_harness.transfer.results import Report, Run, Setup
+from nic_harness.transfer.results import About, Report, Run, Setup
 from nic_harness.trial.kernel import KernelSendfile
 
 #: Names of all strategies, in the order of the table.
@@ -28,8 +29,9 @@ class Settings:
         strategies: names out of STRATEGIES, without repetition.
         runs: timed passes of each.
         mtu: bytes, of the TAP and of the veth pair.
-        device, faults: of our NIC; see Nic. The baseline has no faults.
-        offloads: whether our NIC may leave segmentation and sums to the TAP.
+        device: of our NIC; see Nic.
+        faults: of our NIC. The baseline's wire loses frames at their rates, and has no others.
+        offloads: whether segmentation and sums may be left to the wires.
         verify: compare digests, in a pass of its own for each strategy, before the timed ones.
         stall: seconds without progress after which a pass fails.
     """
@@ -42,6 +44,11 @@ class Settings:
     offloads: bool = True
     verify: bool = True
     stall: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as plain data; the faults as Faults.parse() reads them."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"faults": None if self.faults is None else str(self.faults)}
 
 
 class Trial:
@@ -64,6 +71,7 @@ class Trial:
             FileError: the file shrank meanwhile.
             HarnessError: a pass failed.
         """
+        about = About.now(payload.name, payload.size, self.settings.to_json())
         verdicts: dict[str, bool | None] = {s.name: None for s in self._strategies}
         if self.settings.verify:
             observer.begin("digest of the file", payload.size)
@@ -77,7 +85,7 @@ class Trial:
             for s in self._strategies:
                 result = self._one(s, payload, observer, digest=False)
                 runs.append(_as_run(s.name, result, verdicts[s.name]))
-        return Report(self.attached, tuple(runs))
+        return Report(about, self.attached, tuple(runs))
 
     def _one(
         self, strategy: Contender, payload: Payload, observer: Observer, *, digest: bool
@@ -103,6 +111,8 @@ def _as_run(name: str, result: Pass, sha256_ok: bool | None) -> Run:
         frames=result.frames,
         bytes_copied=result.bytes_copied,
         sha256_ok=sha256_ok,
+        retransmits=result.retransmits,
+        bytes_resent=result.bytes_resent,
     )
 
 
@@ -131,7 +141,14 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
                     )
                 strategies.append(nic.strategy(name))
             else:
-                kernel = stack.enter_context(KernelSendfile(mtu=settings.mtu, stall=settings.stall))
+                kernel = stack.enter_context(
+                    KernelSendfile(
+                        mtu=settings.mtu,
+                        stall=settings.stall,
+                        offloads=settings.offloads,
+                        faults=settings.faults,
+                    )
+                )
                 strategies.append(kernel)
         attached = Setup(
             device=nic.attached.device if nic else None,
@@ -141,5 +158,6 @@ def open_trial(settings: Settings) -> Iterator[Trial]:
             rootless=nic.rootless if nic else kernel is not None and kernel.rootless,
             congestion_control=kernel.congestion_control if kernel else None,
             why_not=nic.attached.why_not if nic else "",
+            notes=kernel.notes if kernel else (),
         )
         yield Trial(settings, strategies, attached)
