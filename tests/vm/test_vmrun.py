@@ -6,8 +6,12 @@ so one of them answers several questions.
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +89,47 @@ def test_time_limit() -> None:
     run = vmrun("--limit", "1", "true")
     assert run.returncode == 124
     assert run.stderr.startswith("vmrun: ended at its limit of 1 s, before COMMAND was started")
+
+
+#: vmrun with its constants changed; its arguments follow.
+CHANGED = """
+import importlib.machinery, importlib.util, json, sys
+loader = importlib.machinery.SourceFileLoader("vmrun", sys.argv[1])
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader("vmrun", loader))
+loader.exec_module(module)
+vars(module).update(json.loads(sys.argv[2]))
+sys.exit(module.main(sys.argv[3:]))
+"""
+
+
+def changed(command: str, **constants: int) -> subprocess.Popen[str]:
+    program = [sys.executable, "-c", CHANGED, VMRUN, json.dumps(constants), command]
+    environment = {k: v for k, v in os.environ.items() if k != "HARNESS_VM_LIMIT"}
+    return subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_silent_command_may_take_its_time_and_gives_signs_of_life() -> None:
+    with changed("sleep 6; exit 5", SILENCE_S=1, BOOT_IDLE_S=600) as run:
+        _, err = run.communicate()
+    assert run.returncode == 5
+    lines = err.splitlines()
+    assert len(lines) > 3
+    sign = re.compile(r"vmrun: running for \d+ s; lately the machine used \d+\.\d\d CPUs")
+    assert all(sign.fullmatch(line) for line in lines), err
+
+
+def test_a_boot_that_does_not_get_on_is_ended() -> None:
+    with changed("true", BOOT_CPU_S=1) as run:
+        _, err = run.communicate()
+    assert run.returncode == 124
+    assert re.match(r"vmrun: ended: still booting after \d+ s of CPU time, before COMMAND", err)
+    with changed("true", BOOT_IDLE_S=3) as run:
+        wait_until(lambda: qemu_of(run.pid), "QEMU was not started")
+        (machine,) = qemu_of(run.pid)
+        os.kill(machine, signal.SIGSTOP)
+        _, err = run.communicate()
+    assert run.returncode == 124
+    assert err.startswith("vmrun: ended: no progress for 3 s, before COMMAND was started")
 
 
 def test_panic_is_told_from_a_status() -> None:
