@@ -16,7 +16,7 @@ from nic_harness.cli import main
 from nic_harness.cli.doctor import _show
 from nic_harness.cli.failure import complain
 from nic_harness.cli.inspect import _show as show_arena
-from nic_harness.cli.output import runs_table
+from nic_harness.cli.output import file_line, runs_table
 from nic_harness.cli.terminal import Figures, Terminal, plain
 from nic_harness.cli.top import _picture
 from nic_harness.control import ask
@@ -25,6 +25,7 @@ from nic_harness.jumbo import jumbo_pg_alloc, jumbo_pg_free
 from nic_harness.plugins.doctor import Finding, State
 from nic_harness.plugins.doctor import Report as Diagnosis
 from nic_harness.sf_buf import VmObject
+from nic_harness.transfer.payload import open_payload
 from nic_harness.transfer.results import About, Report, Run, Setup
 
 #: Clears the screen, rings, goes back, renames the window, breaks the line, turns the text around.
@@ -179,3 +180,10 @@ def test_doctor_breaks_its_lines_between_words(
 def test_a_file_name_of_any_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "1", "--page", "0", "--file", "/no/\udcff\x1b"]) == 1
     assert r"/no/\udcff\x1b" in capsys.readouterr().err
+
+
+def test_a_name_breaks_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "a\n\x1b[31mb"
+    path.write_bytes(b"1234")
+    with open_payload(path) as payload:
+        assert file_line(payload) == rf"file: {tmp_path}/a\n\x1b[31mb, 4 bytes"

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nic_harness.cli.terminal import plain_table
+from nic_harness.cli.terminal import Figures
 from nic_harness.errors import CommandError, FileError
-from rich.table import Table
 from rich.text import Text
 
 from benchmarks.stats import figures
@@ -82,24 +81,18 @@ def measure(program: Path, *args: str) -> Series:
     return series
 
 
-def series_table(title: str, series: Series) -> Table:
+def series_table(title: str, series: Series) -> Figures:
     """Return the median, minimum and maximum of each."""
-    table = plain_table(title)
-    table.add_column("operation")
-    for head in ("median", "least", "most"):
-        table.add_column(head, justify="right")
+    table = Figures(("operation", "median", "least", "most"), notes=[title])
     for (name, variant), values in series.items():
         f = figures(values)
         table.add_row(f"{name} {variant}", *(f"{v:.1f}" for v in (f.median, f.least, f.most)))
     return table
 
 
-def marks_table(marks: Sequence[Mark]) -> Table:
+def marks_table(marks: Sequence[Mark]) -> Figures:
     """Return the figures that were reached, beside those that should be."""
-    table = plain_table(None)
-    table.add_column("figure")
-    for head in ("value", "", "mark", ""):
-        table.add_column(head, justify="right")
+    table = Figures(("figure", "value", "unit", "mark", "verdict"))
     for m in marks:
         table.add_row(
             m.name,

@@ -12,12 +12,11 @@ import typer
 from nic_harness.cli.failure import one_line_errors
 from nic_harness.cli.options import Debug, JsonPath, MadeSize, size
 from nic_harness.cli.output import Bar, check_json, console_for, write_json
-from nic_harness.cli.terminal import plain_table
+from nic_harness.cli.terminal import Figures as Table
 from nic_harness.errors import FileError
 from nic_harness.transfer.ours import OurNic
 from nic_harness.trial import Contender, Pass, Payload, make_payload, open_payload
 from nic_harness.trial.kernel import KernelSendfile
-from rich.table import Table
 from rich.text import Text
 
 from benchmarks.bare import BareLoop
@@ -164,10 +163,9 @@ def command(
 
 
 def _series_table(result: Result) -> Table:
-    table = plain_table(f"{result.bytes:,} bytes; median of the runs, least and most beside it")
-    table.add_column("subject")
-    for head in ("Gbit/s", "least", "most", "CPU ns/KiB", "syscalls/GiB", "frames"):
-        table.add_column(head, justify="right")
+    note = f"{result.bytes:,} bytes; median of the runs, least and most beside it"
+    heads = ("Gbit/s", "least", "most", "CPU\nns/KiB", "system calls\na GiB", "frames")
+    table = Table(("subject", *heads), notes=[note])
     for name, series in result.series.items():
         speed = series.gbit_per_s
         table.add_row(
@@ -181,10 +179,7 @@ def _series_table(result: Result) -> Table:
 
 
 def _ratio_table(result: Result) -> Table:
-    table = plain_table(None)
-    table.add_column("ratio of medians")
-    for head in ("ratio", "paired", "mark", ""):
-        table.add_column(head, justify="right")
+    table = Table(("ratio of medians", "ratio", "paired", "mark", "verdict"))
     verdict: dict[bool | None, str | Text] = {
         True: "met",
         False: Text("missed", style="red"),

@@ -33,6 +33,7 @@ from nic_harness.cli.output import (
     stdout_for_commands,
     write_json,
 )
+from nic_harness.cli.terminal import plain
 from nic_harness.cli.wire import make_tap
 from nic_harness.errors import CommandError
 from nic_harness.host.stack import Stack
@@ -131,7 +132,7 @@ def capture(
         attached = nic.attached.device
     s = kept.stats()
     if code is not None:
-        console.print(f"{command[0] if command else ''} ended with exit code {code}")
+        console.print(f"{plain(command[0]) if command else ''} ended with exit code {code}")
     console.print(
         f"{s.received} frames in, {s.sent} out, {s.kept} kept in {_name(out)}, {s.dropped} not kept"
     )
@@ -151,7 +152,7 @@ def capture(
 
 
 def _name(out: Path) -> str:
-    return "standard output" if is_stdout(out) else str(out)
+    return "standard output" if is_stdout(out) else plain(out)
 
 
 def _side(text: str) -> Literal["driver", "wire"]:

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from nic_harness.base.live import Ending
-from nic_harness.cli.terminal import Figures, Terminal
+from nic_harness.cli.terminal import Figures, Terminal, plain
 from nic_harness.errors import FileError
 from nic_harness.nic.capture import Capture
 from nic_harness.nic.nic import Nic
@@ -162,7 +162,7 @@ class Bar(Ending):
 
 def file_line(payload: Payload) -> str:
     """Say which file is sent."""
-    return f"file: {payload.name}, {payload.size:,} bytes"
+    return plain(f"file: {payload.name}, {payload.size:,} bytes")
 
 
 def attached_line(attached: Setup) -> str:

@@ -39,6 +39,7 @@ from nic_harness.cli.output import (
     stdout_for_commands,
     write_json,
 )
+from nic_harness.cli.terminal import plain
 from nic_harness.cli.wire import Command, make_tap, resolve
 from nic_harness.errors import CommandError, TcpUnreachableError
 from nic_harness.transfer.ours import STRATEGIES, OurNic, Sent
@@ -172,7 +173,7 @@ def send(
         if command is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = command.process.wait(stall)
-                console.print(f"{command.process.args[0]} ended with exit code {code}")
+                console.print(f"{plain(command.process.args[0])} ended with exit code {code}")
         options = {
             "strategy": strategy,
             "mtu": mtu,
