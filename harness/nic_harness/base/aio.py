@@ -24,12 +24,12 @@ class Sleepers:
         self._waking: set[Callable[[], None]] = set()
 
     async def wait(self, fd: int | None, seconds: float | None) -> None:
-        """Wait until `fd` is readable, the time is over or close() is called; may be cancelled.
+        """Wait until `fd` is readable, the time runs out or close() is called; can be cancelled.
 
         Raises:
             UnsupportedError: neither asyncio nor trio runs here.
         """
-        trio: Any = sys.modules.get("trio")  # it runs here only if somebody imported it
+        trio: Any = sys.modules.get("trio")  # it can only be running if something imported it
         if trio is not None and trio.lowlevel.in_trio_run():
             await self._wait_in_trio(trio, fd, seconds)
             return
@@ -52,7 +52,7 @@ class Sleepers:
             with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(ready)
 
-        # A number of its own: a loop has one reader for each, and there may be other tasks.
+        # A descriptor of its own: a loop has one reader for each, and other tasks may wait too.
         own = None if fd is None else os.dup(fd)
         timer = None if seconds is None else loop.call_later(seconds, ready)
         self._waking.add(wake)
@@ -93,7 +93,7 @@ class Sleepers:
                 os.close(own)
 
     def close(self) -> None:
-        """Wake every task that waits; none will wait from now on."""
+        """Wake every waiting task; from now on wait() returns without waiting."""
         self._closed = True
         for wake in list(self._waking):
             wake()

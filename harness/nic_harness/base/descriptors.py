@@ -1,4 +1,4 @@
-"""Descriptors: what their lack is called, and the numbers that are no place for them."""
+"""Descriptors: the error when they run out, and keeping them off the numbers 0 to 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["above_stdio", "descriptors_for", "is_inherited"]
 
 @contextlib.contextmanager
 def descriptors_for(operation: str, what: str) -> Iterator[None]:
-    """Name the lack of a descriptor: ResourceError instead of a plain OSError."""
+    """Raise ResourceError instead of a plain OSError when descriptors run out."""
     try:
         yield
     except OSError as e:
@@ -25,16 +25,16 @@ def descriptors_for(operation: str, what: str) -> Iterator[None]:
 
 
 def above_stdio(fd: int) -> int:
-    """Return a duplicate that is not numbered 0 to 2, for a program that is started with it.
+    """Return a duplicate numbered 3 or higher, to hand to a program that is started.
 
-    In a process whose standard descriptors are closed, a new one gets their numbers, and the
-    program's own standard descriptors would be put over it.
+    In a process whose standard descriptors are closed, a new descriptor gets one of their numbers,
+    and the program's own standard descriptors would replace it.
     """
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def is_inherited(fd: int) -> bool:
-    """Whether a program that this process starts has this descriptor too."""
+    """Whether a program that this process starts inherits this descriptor."""
     try:
         return os.get_inheritable(fd)
     except OSError:

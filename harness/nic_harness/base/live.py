@@ -1,4 +1,4 @@
-"""What is open in this process, and where it was made: for the check that nothing is left."""
+"""What is open in this process, and where it was made, so that a check can find leaks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Resource(Protocol):
 
 
 class Ending:
-    """What ends with its `with`, by a call of any name."""
+    """A context manager whose exit calls _end_block()."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ class Ending:
 
 
 class Closing(Ending):
-    """What is closed at the end of a `with`."""
+    """A context manager whose exit calls close()."""
 
     __slots__ = ()
 
@@ -64,11 +64,11 @@ _watching = False
 
 
 def track(resource: Resource) -> None:
-    """Remember a resource for as long as it exists, and the line of the caller that made it.
+    """Remember a resource for as long as it exists, and the caller's line that made it.
 
-    Its `_forked()`, if it has one, is called in each forked child, before anything else there: to
-    make the locks anew, which threads that are not there may hold, and to close what the child
-    shall not keep.
+    In each forked child its `_forked()`, if it has one, runs before anything else. It makes new
+    locks, because threads that do not exist in the child may hold the old ones, and closes what
+    the child must not keep.
     """
     global _watching
     if not _watching:

@@ -1,4 +1,4 @@
-"""Reports of misuse, and those that C made on this thread as exceptions."""
+"""Misuse reports, and raising those that C made on this thread as exceptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nic_harness.errors import (
     WriteAfterFreeError,
 )
 
-#: Events of its history that a page has room for (vm/vm_page.h).
+#: How many events a page's history has room for (vm/vm_page.h).
 _HISTORY = 16
 
 
@@ -32,11 +32,11 @@ class Misuse:
 
     Attributes:
         kind: what was done: "double free", "foreign address" and the like.
-        address: given by the caller.
-        page: index of the page concerned; None when no page belongs to the address.
-        state: of that page.
+        address: the address that the caller gave.
+        page: index of the page concerned; None when the address belongs to no page.
+        state: the state of that page.
         history: what happened to it, the newest first.
-        site, alloc_site, free_site: return addresses of the call refused, and of the page's last
+        site, alloc_site, free_site: return addresses of the refused call, and of the page's last
             allocation and free.
     """
 
@@ -122,7 +122,7 @@ def check(seen: int, operation: str, what: str) -> None:
 def report(
     machine: Any, kind: int, page: Any, address: int, operation: str, what: str
 ) -> MisuseError:
-    """Report what only Python could see, as C would have, and return its error."""
+    """Report a misuse that only Python can see, as C would have, and return its error."""
     seen = count()
     lib.arena_report(machine.arena, kind, ffi.cast("void *", address), page, _site.caller())
     error = since(seen, operation, what)

@@ -1,4 +1,4 @@
-"""What is taken once and given back once: by its free routine, a `with`, or its last reference."""
+"""Things taken once and given back once: by a free routine, a `with`, or the last reference."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Collected", "Owned", "gone"]
 
 
 class Owned:
-    """A handle on something of C's; use as a context manager: leaving it gives the thing back.
+    """A handle on something that C made; use as a context manager: leaving it gives it back.
 
-    In a forked child the thing is the parent's: it is not given back there, and a use is refused.
-    A class with slots has one for `_process`.
+    In a forked child the thing belongs to the parent: the child can neither use it nor give it
+    back. A subclass with slots needs one for `_process`.
     """
 
     __slots__ = ()
@@ -25,7 +25,7 @@ class Owned:
     _process: Owner
 
     def __new__(cls, *_arguments: Any, **_named: Any) -> Self:
-        """Remember whose it is."""
+        """Remember which process made it."""
         self = super().__new__(cls)
         self._process = this_process()  # type: ignore[misc] # the subclass has the slot
         return self
@@ -33,7 +33,7 @@ class Owned:
     @property
     @abstractmethod
     def owned(self) -> bool:
-        """Whether the thing is this handle's to give back."""
+        """Whether this handle still has to give the thing back."""
 
     @abstractmethod
     def _give_back(self) -> None:
@@ -52,7 +52,7 @@ class Owned:
             if self.owned and self._process.here:
                 self._give_back()
         except BusyError:
-            # What is raised already says more than that a view is still referred to.
+            # The exception already under way says more than that a view is in use.
             if value is None:
                 raise
 
@@ -60,7 +60,7 @@ class Owned:
         """Return `thing`, for calls into C.
 
         Raises:
-            ClosedError: it was given back, and may be another's by now.
+            ClosedError: it was given back, and may belong to something else by now.
             ForkedError: it belongs to the process that forked this one.
         """
         self._process.check("use", f"a {type(self).__name__}")
@@ -70,26 +70,26 @@ class Owned:
 
 
 class Collected(Owned):
-    """An Owned that is given back also when it is let go of."""
+    """An Owned that is also given back when its last reference is dropped."""
 
     __slots__ = ()
 
     def _leak(self) -> str | None:
-        """Say what a ResourceWarning says, where letting go of it is a leak."""
+        """Return the text of the ResourceWarning, or None if dropping the handle is no leak."""
         return None
 
     def __del__(self) -> None:
-        # Nothing is owned by one whose __init__ failed.
+        # A handle whose __init__ failed owns nothing.
         if getattr(self, "owned", False) and self._process.here:
             leak = self._leak()
             self._give_back()
-            # A warning that is raised keeps this frame, and with it a handle whose arena may be
-            # collected together with it.
+            # A warning raised as an exception keeps this frame, and the handle with it, whose arena
+            # may be collected at the same time.
             del self
             if leak is not None:
                 warnings.warn(leak, ResourceWarning, stacklevel=1)
 
 
 def gone(what: object) -> ClosedError:
-    """Return the error for a use of something that was given back."""
+    """Return the error for using something that was given back."""
     return ClosedError("use", repr(what), "it was given back", "take what you need before that")

@@ -1,8 +1,8 @@
-"""Which process something belongs to: what was made before a fork stays its maker's.
+"""Which process owns something: what was made before a fork stays with the process that made it.
 
 A forked child has copies of the handles, of the locks as they were at that moment, and of
-descriptors that lead to the same open files; the arena's memory is shared. So a use there raises
-ForkedError, and a close there lets go of the copies and leaves the rest alone.
+descriptors that lead to the same open files; it shares the arena's memory. So using a handle there
+raises ForkedError, and closing one there drops the copies and leaves the rest alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Owner", "close_owned", "own", "this_process"]
 
 
 class Owner:
-    """The process that makes one.
+    """The process that made this object.
 
     Attributes:
         pid: its process ID.
@@ -26,7 +26,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        # Not the PID alone: in a new PID namespace a child may have its parent's.
+        # The PID alone is not enough: in a new PID namespace a child may have its parent's.
         self._forks = lib.process_forks()
 
     @property
@@ -35,7 +35,7 @@ class Owner:
         return bool(lib.process_forks() == self._forks)
 
     def check(self, operation: str, what: str) -> None:
-        """Refuse a use of what belongs to another process.
+        """Refuse to use something that belongs to another process.
 
         Raises:
             ForkedError: this is a forked child of its owner.
@@ -56,10 +56,10 @@ def this_process() -> Owner:
 
 
 def own(fd: int) -> int:
-    """Register a descriptor that no forked child shall have, and return it; see close_owned()."""
+    """Register a descriptor that forked children must not keep; return it. See close_owned()."""
     return int(lib.process_own(fd))
 
 
 def close_owned(fd: int) -> None:
-    """Close a descriptor that own() was called with."""
+    """Close a descriptor that own() registered."""
     lib.process_close(fd)

@@ -1,7 +1,7 @@
 """Where something was done: return addresses of C, and lines of Python that stand for them.
 
-A page's record has room for an address. A line of Python is put there as a number with the highest
-bit set, which no address of a program has.
+A page's record has room for one address. A line of Python is stored there as a number with the
+highest bit set, which no address in a program has.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def caller() -> Any:
 
 
 def number(site: Any) -> int:
-    """Return what a page's record holds of a site, and what name() takes."""
+    """Return a site as a page's record stores it and name() takes it."""
     return int(ffi.cast("uintptr_t", site))
 
 

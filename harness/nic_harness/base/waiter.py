@@ -17,16 +17,16 @@ _LONGEST_S = 86400.0  # poll(2) takes an int of ms; callers look at their own cl
 
 
 class Waiter:
-    """Threads that sleep until a descriptor is readable, and can be woken and sent away.
+    """Threads that sleep until a descriptor is readable, and can be woken or sent away.
 
-    Each has an eventfd of its own while it sleeps: one that was shared would be emptied by whoever
-    is first, and the others would sleep on.
+    Each has its own eventfd while it sleeps: the first thread to wake would empty a shared one, and
+    the others would sleep on.
     """
 
     __slots__ = ("_asleep", "_closing", "_lock", "_spare", "_wakes")
 
     def __init__(self) -> None:
-        # Both locks and sets are C's: an exception out of a signal handler leaves them whole.
+        # Locks and sets are written in C: an exception from a signal handler leaves them whole.
         self._lock = threading.RLock()
         self._asleep: set[_Bell] = set()  # of the threads in wait()
         self._spare = [_Bell()]
@@ -44,13 +44,13 @@ class Waiter:
         return self._wakes
 
     def wait(self, fd: int | None, seconds: float | None, since: int | None = None) -> None:
-        """Sleep until `fd` is readable, wake() or close() is called, or the time is over.
+        """Sleep until `fd` is readable, wake() or close() is called, or the time runs out.
 
-        With `since`, what `wakes` was when the caller found nothing to do, a wake() after that
-        counts too.
+        `since` is the value of `wakes` when the caller found nothing to do: a wake() after that
+        ends the sleep too, even if it came before this call.
 
         Raises:
-            ResourceError: no descriptor for one more thread that sleeps at the same time.
+            ResourceError: there is no descriptor for one more sleeping thread.
         """
         mine: _Bell | None = None
         try:
@@ -63,12 +63,12 @@ class Waiter:
             poll.register(mine.fd, select.POLLIN)
             if fd is not None:
                 poll.register(fd, select.POLLIN)
-            # Rounded up: a timer is due when the time is over, not a moment before.
+            # Rounded up: a timer is due when its time has passed, not a moment before.
             poll.poll(
                 None if seconds is None else math.ceil(min(max(0, seconds), _LONGEST_S) * 1000)
             )
         finally:
-            # An exception in here, of a second signal, costs a descriptor until close().
+            # An exception in here, from a second signal, costs a descriptor until close().
             if mine is not None:
                 with self._lock:
                     self._asleep.discard(mine)
@@ -84,12 +84,12 @@ class Waiter:
                 bell.ring()
 
     def close(self) -> None:
-        """Send every thread away, without waiting for them."""
+        """Send every thread away, without waiting until they have gone."""
         with self._lock:
             self._closing = True
             for bell in tuple(self._asleep):
                 bell.ring()
-            # Who is still in wait() has its own, and closes it by letting go of it.
+            # A thread still in wait() has its own bell, which closes with the last reference.
             self._asleep.clear()
             self._spare.clear()
 
