@@ -27,20 +27,20 @@ class ArenaStats:
     """What an arena's pools hold at one moment; `free` + `in_use` = total in each.
 
     Attributes:
-        pages_total: jumbo pages there are (4096 bytes each).
+        pages_total: jumbo pages in all (4096 bytes each).
         pages_free: those in the pool.
         pages_in_use: those posted on a ring, held by a frame, or with the driver.
         pages_max: how many the pool may grow to.
-        pages_refused: allocations that got nothing: the pool was dry.
-        pages_away: those that left the pool and were not given back: stolen, or received into.
+        pages_refused: allocations that failed because the pool was empty.
+        pages_away: those that left the pool, stolen or received into, and were not given back.
         mbufs_total, mbufs_free, mbufs_in_use, mbufs_max, mbufs_refused: the same for mbufs.
-        sfbufs_total: sf_bufs there are: pages of files that can be mapped at a time.
+        sfbufs_total: sf_bufs in all: how many pages of files can be mapped at a time.
         sfbufs_in_use: those with a reference.
-        sfbufs_peak: the most that had one at a time.
+        sfbufs_peak: the most that had a reference at one time.
         sfbufs_wired: file pages held in place.
         extents_mapped: runs of 2 MiB of files mapped now; they stay mapped until they are replaced.
-        bytes_copied: payload bytes that user space copied, ever.
-        misuses: misuses reported, ever.
+        bytes_copied: payload bytes that user space has copied since the arena was made.
+        misuses: misuses reported since then.
     """
 
     pages_total: int
@@ -80,9 +80,9 @@ class Watcher:
 
     Attributes:
         wanted: says whether the environment asks for it for every arena.
-        enter: starts to answer for the arena of this number, and says whether it does. The second
-            argument is whether the user asked for it by name, who then is told of a failure.
-        leave: stops it.
+        enter: starts to answer for the arena with this number, and returns whether it does. The
+            second argument says whether the user asked for it by name; if so, a failure raises.
+        leave: stops answering for that arena.
     """
 
     wanted: Callable[[], bool]
@@ -90,7 +90,7 @@ class Watcher:
     leave: Callable[[int], None]
 
 
-#: The room above puts itself here (look/), so that this one need not know it.
+#: The room above (look/) registers itself here, so that this one need not know it.
 watcher: Watcher | None = None
 
 #: The arenas that are open, by the address of their machine.
@@ -104,17 +104,17 @@ def open_arenas() -> list[Arena]:
 
 
 def current(arena: Arena | None = None) -> Arena:
-    """Return an arena, or the one that calls act on which name none: the oldest that is open.
+    """Return `arena`, or, for None, the current one: the oldest that is open.
 
     Raises:
-        ClosedError: there is none, or the one given is closed.
+        ClosedError: no arena is open, or the one given is closed.
         ForkedError: the one given belongs to the process that forked this one.
     """
     check.instance("use", "arena", "arena", arena, Arena, NoneType)
     if arena is None:
         arena = _arenas.get(int(ffi.cast("uintptr_t", lib.machine_current())))
         if arena is None:
-            raise ClosedError("use", "the current arena", "there is none", "make an Arena()")
+            raise ClosedError("use", "the current arena", "no arena is open", "make an Arena()")
     elif arena.closed:
         raise ClosedError("use", "arena", "it is closed")
     return arena
@@ -126,16 +126,16 @@ class Arena:
     Args:
         pages: jumbo pages (4096 bytes each) to start with; they are resident from then on.
         max_pages: how many the pool may grow to; None: `pages`.
-        max_mbufs: None: four for each jumbo page, at least 16384.
+        max_mbufs: the most mbufs there may be; None: four for each jumbo page, at least 16384.
         sfbufs: pages of files that can be mapped at a time; None: 32768 (128 MiB).
-        strict: no direct map, and what is freed loses its mapping: a stale pointer faults.
-        control: answer `harness inspect` while it is open; None: if NIC_HARNESS_CONTROL=1 is in the
-            environment. See nic_harness.control.
+        strict: make no direct map, and unmap what is freed, so that a stale pointer faults.
+        control: answer `harness inspect` while the arena is open; None: only if
+            NIC_HARNESS_CONTROL=1 is in the environment. See nic_harness.control.
 
     Raises:
-        ControlError: there is no place for the control socket that control=True asks for.
-        ArgumentError: sizes that make no sense.
-        ResourceError: the machine has not that much memory or address space.
+        ControlError: control=True, and there is no place for the control socket.
+        ArgumentError: a size is out of range.
+        ResourceError: the machine does not have that much memory or address space.
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class Arena:
         code = lib.machine_create(config, out)
         if code:
             raise error_from_errno(code, "make", "arena", deed=Deed.MEMORY)
-        # Destroyed by close(), or when the last frame of it is gone, whichever is later.
+        # Destroyed by close(), or when its last frame is gone, whichever is later.
         self._machine = ffi.gc(out[0], _destroy)
-        # What frees a chain of this arena, in C, and keeps the arena in being until then.
+        # Frees a chain of this arena, in C, and keeps the arena alive until then.
         free_chain = functools.partial(lib.m_freem)
         free_chain.__dict__["keeps"] = self._machine
         self._free_chain: Callable[[Any], None] = free_chain
@@ -187,7 +187,7 @@ class Arena:
         self._control = False
         if watcher is not None and (watcher.wanted() if control is None else control):
             self._control = watcher.enter(self.id, control is not None)
-            # Also when nobody closes it: the socket goes with the last arena, or the process.
+            # Even if the arena is never closed, the socket goes with the last one, or the process.
             self._leave_control = weakref.finalize(self, watcher.leave, self.id)
         track(self)
 
@@ -203,7 +203,7 @@ class Arena:
         try:
             self.close()
         except ArenaBusyError:
-            # What is raised already says more than that its frames are still referred to.
+            # The exception already under way says more than that its frames are in use.
             if value is None:
                 raise
 
@@ -234,7 +234,7 @@ class Arena:
         return self._machine
 
     def close(self) -> None:
-        """Give the memory back; again has no effect. In a forked child the parent keeps it.
+        """Give the memory back; a second call has no effect. After a fork the parent keeps it.
 
         Raises:
             ArenaBusyError: a page, mapping or mbuf is in use; nothing is changed.
@@ -251,7 +251,7 @@ class Arena:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Leave the rest to the frames that are still out; the last one takes the arena along."""
+        """Leave the rest to the frames still in use; the arena is destroyed with the last one."""
         if self._machine is not None:
             del _arenas[int(ffi.cast("uintptr_t", self._machine))]
             if self._owner.here:
@@ -304,14 +304,14 @@ class Arena:
         return Misuse._of(m)
 
 
-#: States of a page that somebody outside of the library has to give back.
+#: States of a page that the user of the library has to give back.
 _OUT = (lib.VPS_ALLOC, lib.VPS_MBUF, lib.VPS_HELD, lib.VPS_STOLEN)
-_SITES = 5  # that a message names
+_SITES = 5  # the most that a message names
 _EXTENT_PAGES = lib.SF_EXTENT_PAGES
 
 
 def _where(machine: Any) -> str:
-    """Say where the pages that are out were taken, the most frequent places first."""
+    """Say where the pages in use were taken, the most frequent places first."""
     arena = machine.arena
     pages = (arena.pages[i] for i in range(arena.npages))
     sites = Counter(m.alloc_site for m in pages if m.state in _OUT)
@@ -330,7 +330,7 @@ def _where(machine: Any) -> str:
 
 
 def _resign(machine: Any) -> None:
-    """See that a machine is not the current one: the oldest arena that is open takes its place."""
+    """Make sure that a machine is not current: the oldest other open arena takes its place."""
     if lib.machine_current() == machine:
         others = [a for a in open_arenas() if a._machine != machine]
         lib.machine_set_current(others[0]._machine if others else ffi.NULL)
@@ -338,5 +338,5 @@ def _resign(machine: Any) -> None:
 
 def _destroy(machine: Any) -> None:
     _resign(machine)
-    # Busy only when something outside of Python holds a page: then it must stay.
+    # It is busy only when something outside Python holds a page; then it must stay.
     lib.machine_destroy(machine)

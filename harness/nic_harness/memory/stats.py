@@ -1,4 +1,4 @@
-"""What an arena's allocators hold and have done, by the kernel's names."""
+"""What an arena's allocators hold and have done, under the kernel's names."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class JumboStats:
 
     Attributes:
         total: pages bound to a piece of pool KVA.
-        max_pages: how many there may be.
-        refused: allocations that got nothing.
-        stolen: pages that left for good, by a steal or a page flip, ever.
-        away: pages of no pool that users have: stolen, or received into, and not given back.
-        held: freed while somebody held them, and held still; among `in_use`.
+        max_pages: the most there may be.
+        refused: allocations that failed.
+        stolen: pages that have left for good so far, by a steal or a page flip.
+        away: pages outside the pool that users have not given back: stolen, or received into.
+        held: pages that were freed while held, and still are held; they count as `in_use`.
         grown: chunks added.
     """
 
@@ -50,16 +50,16 @@ class JumboStats:
 
 @dataclass(frozen=True, slots=True)
 class SfBufStats:
-    """sf_buf(9): nsfbufs, and what serves them.
+    """sf_buf(9): nsfbufs, and the mappings behind them.
 
     Attributes:
-        nsfbufs: buffers there are.
+        nsfbufs: buffers in all.
         nsfbufsused: buffers with a reference.
-        nsfbufspeak: the most there were of those.
+        nsfbufspeak: the most that had a reference at one time.
         wired: file pages wired.
         extents_mapped: runs of 2 MiB of files that are mapped now.
-        hits: buffers and runs served by a mapping that was there.
-        maps, populates: system calls made for those that were not.
+        hits: buffers and runs served by a mapping that existed already.
+        maps, populates: system calls made for the others.
     """
 
     nsfbufs: int
@@ -106,7 +106,7 @@ class LwbufStats:
 
 @dataclass(frozen=True, slots=True)
 class MbufStats:
-    """The mbuf zone; `free` + `in_use` = `total`, `limit` is the most there may be."""
+    """The mbuf zone: `free` + `in_use` = `total`; `limit` is the most there may be."""
 
     total: int
     free: int
@@ -120,9 +120,9 @@ class PbufStats:
     """pbuf(9); `free` + `outstanding` = `total`, which is nswbuf.
 
     Attributes:
-        backed: windows that have memory: as many as were ever in use at a time.
+        backed: windows that have memory: the most that were ever in use at one time.
         counter_waits, pool_waits: sleeps because the caller's counter was 0, or the pool empty.
-        refused: trypbuf() calls that got nothing.
+        refused: trypbuf() calls that returned None.
     """
 
     total: int
@@ -143,9 +143,9 @@ class Stats:
         strict: whether it has no direct map.
         pages: physical pages that exist (4096 bytes each).
         kmem_pages: those that the harness itself uses: rings, mbufs, windows.
-        unmaps_refused: times that the kernel would not take a mapping away (vm.max_map_count).
-        stale_bytes: address space that should fault for that reason, and does not yet.
-        bytes_copied: payload bytes that user space copied, ever.
+        unmaps_refused: times that the kernel refused to remove a mapping (vm.max_map_count).
+        stale_bytes: address space that should fault, and for that reason does not yet.
+        bytes_copied: payload bytes that user space has copied since the arena was made.
         misuses: reports, by kind.
         reports: the last sixteen, the newest first.
     """
@@ -173,13 +173,13 @@ def _read(cls: type[T], struct: Any) -> T:
 
 
 def stats(arena: Arena | None = None) -> Stats:
-    """Tell what an arena's allocators hold and have done; each part is exact, one after the other.
+    """Report what an arena's allocators hold and have done; parts are exact, read one by one.
 
     Args:
         arena: None: the current one, which is the oldest that is open.
 
     Raises:
-        ClosedError: there is none, or it is closed.
+        ClosedError: no arena is open, or the one given is closed.
     """
     machine = current(arena).handle
     jumbo = ffi.new("struct jumbo_stats *")
