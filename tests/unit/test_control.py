@@ -277,7 +277,7 @@ def test_a_page_of_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> 
             assert main(["inspect", pid, "--page", "2", "--file", name]) == 0
             text = capfd.readouterr().out
             assert f"file {path} ({numbers}): 1 extents, 3 pages mapped, 2 references" in text
-            assert "file, of whoever has its sf_buf" in text
+            assert "file, of the holder of its sf_buf" in text
             assert "wired 1, held 0, references 1" in text
             assert "ref < map < alloc" in text
             assert "allocated  <string>:10" in text

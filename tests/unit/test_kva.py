@@ -295,14 +295,15 @@ class TestSfBuf:
                 here = sys._getframe().f_lineno - 1
                 info = page.info
                 assert info.file == FileId(device, st.st_ino, str(path))
-                assert (info.index, info.state, info.owner) == (2, "file", "whoever wired it")
+                assert (info.index, info.state) == (2, "file")
+                assert info.owner == "the caller that wired it"
                 assert (info.wired, info.references, info.kva) == (1, 0, None)
                 assert info.history == ("alloc",)
                 assert info.allocated == f"{__file__}:{here}"
                 with sf_buf_alloc(page) as sf:
                     (info,) = file_page_info(path, 2)
                     assert info == page.info
-                    assert (info.owner, info.references) == ("whoever has its sf_buf", 1)
+                    assert (info.owner, info.references) == ("the holder of its sf_buf", 1)
                     assert info.kva == sf.kva
                     assert info.history == ("ref", "map", "alloc")
                 assert page.info.history == (*gone, "ref", "map", "alloc")

@@ -1,4 +1,4 @@
-"""jumbo(9): page-sized receive buffers, by the kernel's names.
+"""jumbo(9): page-sized receive buffers, under the kernel's names.
 
     from nic_harness.bsd import jumbo
 
@@ -6,7 +6,7 @@
         page.view()[:5] = b"hello"
 
 A page belongs to its handle until it is freed, stolen, or passed up with m_extadd(). Views hold
-their page: one that is freed meanwhile goes back to the pool when the last view of it is gone.
+their page: if it is freed while viewed, it returns to the pool when its last view is gone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 #: The last address there is.
 _KVA_MAX = (1 << 64) - 1
 
-#: Handles that own a page, by its pool KVA: a free by address finds the handle.
+#: Handles that own a page, by its pool KVA, so that a free by address finds the handle.
 _owned: WeakValueDictionary[int, JumboPage] = WeakValueDictionary()
 
 _default: Arena | None = None
@@ -53,8 +53,8 @@ _default: Arena | None = None
 class JumboPage(OwnedPage):
     """A page of the jumbo pool, yours until it is freed, stolen or passed up.
 
-    Use as a context manager: leaving it frees the page if it is yours still. A handle that is let
-    go of while it owns a page is a leak: a ResourceWarning names it, and the page is freed.
+    Use as a context manager: leaving it frees the page if it is still yours. Dropping a handle that
+    owns a page is a leak: a ResourceWarning names it, and the page is freed.
     """
 
     __slots__ = ("_kva", "_views")
@@ -71,7 +71,7 @@ class JumboPage(OwnedPage):
         return int(self._while_owned(self._kva))
 
     def view(self) -> memoryview:
-        """Return the page's bytes where they lie, 4096 of them, writable."""
+        """Return the page's 4096 bytes in place, writable."""
         m = self.handle
         lib.vm_page_hold(m)
         held = _Hold(m, self._machine)
@@ -85,7 +85,7 @@ class JumboPage(OwnedPage):
         return f"jumbo page {self._m.pindex}, allocated at {site}, was never freed"
 
     def _leave(self) -> None:
-        """Own the page no more."""
+        """Stop owning the page."""
         self.owned = False
         _owned.pop(self._kva, None)
 
@@ -106,7 +106,7 @@ class _Hold:
 class StolenPage(OwnedPage):
     """A page that left the jumbo pool, yours until it is freed.
 
-    Use as a context manager: leaving it frees the page. Letting go of it is a leak, as for a
+    Use as a context manager: leaving it frees the page. Dropping the handle is a leak, as for a
     JumboPage.
     """
 
@@ -119,7 +119,7 @@ class StolenPage(OwnedPage):
         return f"page {self._m.pindex}, stolen at {_site.name(self._m.free_site)}, was never freed"
 
     def view(self) -> memoryview:
-        """Return the page's bytes by their direct-map address.
+        """Return the page's bytes at their direct-map address.
 
         Raises:
             UnsupportedError: there is no direct map; sf_buf_alloc() and lwbuf_alloc() map the page.
@@ -136,10 +136,10 @@ class StolenPage(OwnedPage):
 
 
 def jumbo_vm_init() -> None:
-    """See that there is a pool; again has no effect. Arena() makes one with sizes of your own.
+    """Make a pool if there is none yet. Arena() makes one with sizes that you choose.
 
     Raises:
-        ResourceError: the machine has not the memory or the address space.
+        ResourceError: the machine lacks the memory or the address space.
     """
     global _default
     try:
@@ -152,9 +152,9 @@ def jumbo_pg_alloc(*, arena: Arena | None = None) -> JumboPage:
     """Take a page and a piece of pool KVA. Never sleeps.
 
     Raises:
-        ResourceError: the pool is at its limit, or the machine's memory or mappings are.
-        WriteAfterFreeError: strict mode: somebody wrote to the page while it was free.
-        ClosedError: there is no arena.
+        ResourceError: the pool is at its limit, or the machine is out of memory or mappings.
+        WriteAfterFreeError: in strict mode, something wrote to the page while it was free.
+        ClosedError: no arena is open.
     """
     machine = current(arena).handle
     seen = _misuse.count()
@@ -179,9 +179,9 @@ def jumbo_pg_free(page: JumboPage | int) -> None:
     """Give back a page that was never passed up, by its handle or its pool KVA.
 
     Raises:
-        DoubleFreeError, FreeAfterStealError: it is not yours any more.
-        ForeignAddressError: an address that is no page of the pool.
-        FreeWhilePostedError: it is on a ring.
+        DoubleFreeError, FreeAfterStealError: the page is no longer yours.
+        ForeignAddressError: no page of the pool has that address.
+        FreeWhilePostedError: the page is on a ring.
     """
     if not isinstance(page, JumboPage):
         page = check.integer("free", "a jumbo page", "page", page, 0, _KVA_MAX)
@@ -189,7 +189,7 @@ def jumbo_pg_free(page: JumboPage | int) -> None:
         handle: JumboPage | None = page
         machine, kva = page._machine, page._kva
         if not page.owned:
-            # By now it may be somebody else's: C must not be asked.
+            # It may belong to something else by now, so C must not be asked.
             kind = (
                 lib.MISUSE_FREE_AFTER_STEAL
                 if page._m.state == lib.VPS_STOLEN
@@ -216,11 +216,11 @@ def jumbo_freem(page: JumboPage | int, _args: object = None) -> None:
 
 
 def jumbo_pg_steal(page: JumboPage) -> StolenPage:
-    """Take a page out of the pool for good; its KVA is recycled at once, its data stay.
+    """Take a page out of the pool for good; its KVA is recycled at once, and its data stay.
 
     Raises:
-        BusyError: a view of it is in use: the address is about to show another page.
-        DoubleFreeError, PageStateError: it is not yours, or not in use.
+        BusyError: a view of it is in use, and its address is about to show another page.
+        DoubleFreeError, PageStateError: the page is not yours, or not in use.
     """
     check.instance("steal", "a page", "page", page, JumboPage)
     if not page.owned:
@@ -240,7 +240,7 @@ def jumbo_pg_steal(page: JumboPage) -> StolenPage:
 
 
 def vm_page_free(page: StolenPage) -> None:
-    """Give a stolen page back to the arena; while somebody holds it, it is not recycled.
+    """Give a stolen page back to the arena, which does not recycle it while it is held.
 
     Raises:
         DoubleFreeError: it was given back already.
@@ -253,7 +253,7 @@ def vm_page_free(page: StolenPage) -> None:
 
 
 def jumbo_phys_to_kva(pa: int, *, arena: Arena | None = None) -> int | None:
-    """Return the pool KVA of a physical address; None when no jumbo page is there."""
+    """Return the pool KVA of a physical address; None if no jumbo page is there."""
     check.integer("find", "a jumbo page", "pa", pa, 0, _KVA_MAX)
     machine = current(arena).handle
     index = pa >> PAGE_SIZE.bit_length() - 1

@@ -1,4 +1,4 @@
-"""lwbuf(9): light handles on mappings, by the kernel's names: not cached, not counted.
+"""lwbuf(9): light handles on mappings, not cached and not counted, under the kernel's names.
 
 from nic_harness.bsd.lwbuf import lwbuf_alloc
 
@@ -42,7 +42,7 @@ class Lwbuf(Collected):
 
     def __init__(self, lwb: Any, own: Any, page: Page) -> None:
         self._lwb: Any = lwb
-        self._own = own  # the memory of *lwb, where that is the caller's
+        self._own = own  # the memory of *lwb, if the caller provides it
         self._machine = page._machine
         self._views = Views()
         self.page = page
@@ -53,7 +53,7 @@ class Lwbuf(Collected):
 
     @property
     def owned(self) -> bool:
-        """Whether it is to be freed still."""
+        """Whether it still has to be freed."""
         return self._lwb is not None
 
     def _give_back(self) -> None:
@@ -72,14 +72,14 @@ class Lwbuf(Collected):
     def view(self) -> memoryview:
         """Return the page's bytes where they are mapped; read-only for a page of a file.
 
-        The handle lives as long as its views; it cannot be freed before they are gone.
+        The handle lives as long as its views, and cannot be freed before they are gone.
         """
         file = self.page._m.state == lib.VPS_FILE
         return self._views.make(self.kva, PAGE_SIZE, self, readonly=file)
 
 
 def lwbuf_alloc(page: Page) -> Lwbuf:
-    """Make a handle. With a direct map that cannot fail for an arena's page.
+    """Make a handle. With a direct map this cannot fail for a page of the arena.
 
     Raises:
         ResourceError: out of KVA or mappings, or the file's page cannot be mapped.
@@ -88,16 +88,16 @@ def lwbuf_alloc(page: Page) -> Lwbuf:
     own = ffi.new("struct lwbuf *")
     lwb = lib.lwbuf_alloc(page.handle, own)
     if lwb == ffi.NULL:
-        raise ResourceError("map", repr(page), "no mapping is to be had", "free lwbufs")
+        raise ResourceError("map", repr(page), "no mapping is available", "free lwbufs")
     return Lwbuf(lwb, own, page)
 
 
 def lwbuf_free(lwb: Lwbuf) -> None:
-    """End a handle, on any thread: the KVA goes back to the pool it came from.
+    """Free a handle, on any thread; its KVA goes back to the pool it came from.
 
     Raises:
         BusyError: a view of it is in use.
-        DoubleFreeError: it was freed before.
+        DoubleFreeError: it was freed already.
     """
     check.instance("free", "an lwbuf", "lwb", lwb, Lwbuf)
     if lwb._lwb is None:
@@ -135,7 +135,7 @@ def _stats(arena: Arena | None) -> Any:
 
 
 def lwbuf_count(*, arena: Arena | None = None) -> int:
-    """Count the handles in use; with a direct map none takes anything, and it is 0."""
+    """Count the handles in use; 0 with a direct map, where a handle takes nothing."""
     return int(_stats(arena).count)
 
 

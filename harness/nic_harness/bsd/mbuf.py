@@ -1,4 +1,4 @@
-"""mbuf(9): chains of buffers and external storage, by the kernel's names.
+"""mbuf(9): chains of buffers and external storage, under the kernel's names.
 
     from nic_harness.bsd.mbuf import m_extadd, m_freem, m_gethdr
 
@@ -8,12 +8,13 @@
     m_freem(m)
 
 A handle owns its chain: m_cat(), m_free(), m_freem(), m_pullup() and m_prepend() take it over, and
-a handle that is let go of frees its chain. Views of a chain must be gone before it is freed.
+dropping a handle frees its chain. Views of a chain must be gone before it is freed.
 
-Free routines that are Python callables run on the thread that dropped the last reference. What one
-raises is raised by the call that dropped it, when that has done its work (an ExceptionGroup when it
-is several); what the call would have returned is freed. There being no such call (the chain died
-with its handle, or C freed it on a thread of its own), it goes to sys.unraisablehook.
+A free routine that is a Python callable runs on the thread that dropped the last reference. If it
+raises, the call that dropped the reference finishes its work, frees what it would have returned,
+and then raises that exception (an ExceptionGroup if there are several). If there is no such call,
+because the chain died with its handle or C freed it on its own thread, the exception goes to
+sys.unraisablehook.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ EXT_NET_DRV: int = lib.EXT_NET_DRV
 EXT_MOD_TYPE: int = lib.EXT_MOD_TYPE
 EXT_DISPOSABLE: int = lib.EXT_DISPOSABLE
 EXT_EXTREF: int = lib.EXT_EXTREF
-#: Bytes that fit inside an mbuf, and inside one with a packet header.
+#: Bytes that fit inside an mbuf (MLEN), and inside one with a packet header (MHLEN).
 MLEN: int = lib.MLEN
 MHLEN: int = lib.MHLEN
 
@@ -122,7 +123,7 @@ _attached: dict[int, tuple[FreeRoutine, Any, Any, Any]] = {}
 
 
 class _Calls(threading.local):
-    """What free routines raised, for each call into C that this thread is in; innermost last."""
+    """What free routines raised in each of this thread's calls into C; the innermost is last."""
 
     def __init__(self) -> None:
         self.raised: list[list[BaseException]] = []
@@ -155,7 +156,7 @@ def _run(routine: FreeRoutine, storage: Any, args: Any) -> None:
 
 
 class _Call:
-    """A call into C that may run free routines: raises what they raised, when it is done."""
+    """A call into C that may run free routines; once it is done, it raises what they raised."""
 
     def __enter__(self) -> None:
         _calls.raised.append([])
@@ -176,7 +177,7 @@ class _Call:
 
 
 class Deferred(_Call):
-    """A call into C with a lock held: free routines run at its end, when the lock is not held."""
+    """A call into C with a lock held: free routines run at the end, once the lock is released."""
 
     def __enter__(self) -> None:
         calls = _calls
@@ -202,9 +203,9 @@ class Deferred(_Call):
 
 
 class Mbuf(Owned):
-    """A chain of mbufs, by its first one; it owns all of them.
+    """A chain of mbufs, named by the first; the handle owns all of them.
 
-    Use as a context manager to free the chain at the end, if it is this handle's still.
+    Use as a context manager to free the chain at the end, if this handle still owns it.
     """
 
     __slots__ = ("__weakref__", "_m", "_machine", "_process", "_views")
@@ -215,7 +216,7 @@ class Mbuf(Owned):
         self._hold(m)
 
     def _hold(self, m: Any) -> None:
-        # Freed by C when it is let go of: no call would raise what its routines raise.
+        # C frees it when the handle is dropped: there is no call to raise what its routines raise.
         free = functools.partial(lib.m_freem)
         free.__dict__["keeps"] = self._machine
         self._m: Any = ffi.gc(m, free)
@@ -234,7 +235,7 @@ class Mbuf(Owned):
 
     @property
     def owned(self) -> bool:
-        """Whether the chain is this handle's."""
+        """Whether this handle still owns the chain."""
         return self._m is not None
 
     def _give_back(self) -> None:
@@ -270,7 +271,7 @@ class Mbuf(Owned):
 
     @contextlib.contextmanager
     def _lent(self, operation: str) -> Iterator[Any]:
-        """Lend the chain to C, which may take from its front: a `struct mbuf **`."""
+        """Lend the chain to C, as a `struct mbuf **`; C may take mbufs from its front."""
         chain = ffi.new("struct mbuf **", self._take(operation))
         try:
             with _Call():
@@ -281,7 +282,7 @@ class Mbuf(Owned):
 
     @property
     def m_len(self) -> int:
-        """Bytes in the first mbuf; set it to say how many were put there."""
+        """Bytes in the first mbuf; set it to how many you put there."""
         return int(self._info().len)
 
     @m_len.setter
@@ -293,7 +294,7 @@ class Mbuf(Owned):
 
     @property
     def pkthdr_len(self) -> int | None:
-        """Bytes in the whole packet, as its header says; None without one."""
+        """Bytes in the whole packet, according to its header; None without a header."""
         length = int(self._info().pkthdr_len)
         return None if length < 0 else length
 
@@ -324,12 +325,12 @@ class Mbuf(Owned):
 
     @property
     def ext_refs(self) -> int:
-        """References to the first mbuf's external storage; 0 without one."""
+        """References to the first mbuf's external storage; 0 if it has none."""
         return int(self._info().refs)
 
     @property
     def segments(self) -> tuple[memoryview, ...]:
-        """The bytes, in order, one view for each mbuf; read-only where they may not be written."""
+        """The bytes, in order, one view for each mbuf; read-only if it is not writable."""
         return tuple(self._view(info, m) for info, m in self._each() if info.len)
 
     def _each(self) -> Iterator[tuple[Any, Any]]:
@@ -344,10 +345,10 @@ class Mbuf(Owned):
         return self._views.make(address, info.len, self, readonly=not lib.m_writable(m))
 
     def check(self) -> None:
-        """See that every window lies in its storage and that lengths agree.
+        """Check that every window lies in its storage and that the lengths agree.
 
         Raises:
-            ArgumentError: they do not; pkthdr_len may never have been set.
+            ArgumentError: a check failed; perhaps pkthdr_len was never set.
         """
         if lib.mb_check(self.handle):
             raise ArgumentError("check", repr(self), "a window or a length is wrong")
@@ -360,10 +361,10 @@ def _made(m: Any, machine: Any, operation: str) -> Mbuf:
 
 
 def m_get(how: int = M_NOWAIT, type: int = MT_DATA, *, arena: Arena | None = None) -> Mbuf:  # noqa: A002
-    """Take an mbuf; `how` makes no difference, for nothing here sleeps.
+    """Take an mbuf; `how` makes no difference, because nothing here sleeps.
 
     Raises:
-        ResourceError: there are none left.
+        ResourceError: out of mbufs.
     """
     return _get(lib.mb_get, how, type, arena)
 
@@ -394,15 +395,15 @@ def m_extadd(
     """Attach external storage.
 
     Args:
-        m: an mbuf that has none.
-        buf: a buffer, which stays exported until the free routine runs; a jumbo page, which is
-            passed up by that and then no longer its handle's; an sf_buf, which the routine frees.
+        m: an mbuf without external storage.
+        buf: a buffer, which stays exported until the free routine runs; a jumbo page, which this
+            passes up, so that its handle no longer owns it; or an sf_buf, which the routine frees.
         freef: called once, with (buf, args), after the last reference is gone. None: jumbo_freem
             for a jumbo page, sf_buf_free for an sf_buf, nothing for a buffer.
         args: passed to `freef`.
-        flags: M_RDONLY for what may not be written; set by itself for read-only buffers and for
-            pages of files.
-        type: EXT_*; None: what belongs to `buf`.
+        flags: M_RDONLY if the storage may not be written; read-only buffers and pages of files
+            always have it.
+        type: EXT_*; None: the type that fits `buf`.
 
     Raises:
         ArgumentError: the mbuf has storage already, or the buffer is empty; nothing is changed.
@@ -458,11 +459,11 @@ def m_extadd(
 
 
 def m_free(m: Mbuf) -> Mbuf | None:
-    """Free the first mbuf of a chain, and return the rest; the handle is used up.
+    """Free the first mbuf of a chain and return the rest; the handle is used up.
 
     Raises:
         BusyError: a view of the chain is in use; nothing is changed.
-        DoubleFreeError: the chain was given away before.
+        DoubleFreeError: the chain was given away already.
     """
     check.instance("free", "an mbuf", "m", m, Mbuf)
     machine = m._machine
@@ -483,16 +484,16 @@ def m_freem(m: Mbuf | None) -> None:
 
 def _taken(m: Mbuf) -> Any:
     if m._m is None:
-        # Its mbufs may be somebody else's by now: C must not be asked.
+        # Its mbufs may belong to something else by now, so C must not be asked.
         raise _misuse.report(m._machine, lib.MISUSE_DOUBLE_FREE, ffi.NULL, 0, "free", repr(m))
     return m._take("free")
 
 
 def m_copym(m: Mbuf, off: int = 0, length: int = M_COPYALL, how: int = M_NOWAIT) -> Mbuf:
-    """Make a window of a chain that shares its external storage; `m` is left as it is.
+    """Copy a window of a chain, sharing its external storage; `m` is left as it is.
 
     Raises:
-        ArgumentError: the window leaves the chain.
+        ArgumentError: the window reaches beyond the chain.
         ResourceError: out of mbufs.
     """
     check.instance("copy", "an mbuf", "m", m, Mbuf)
@@ -501,7 +502,7 @@ def m_copym(m: Mbuf, off: int = 0, length: int = M_COPYALL, how: int = M_NOWAIT)
     check.integer("copy", m, "how", how, 0, _INT_MAX)
     total = m_length(m)
     if off < 0 or length < 0 or off > total or (length != M_COPYALL and off + length > total):
-        raise ArgumentError("copy", repr(m), f"{off}+{length} leaves the chain")
+        raise ArgumentError("copy", repr(m), f"{off}+{length} reaches beyond the chain")
     with _Call():
         return _made(lib.m_copym(m.handle, off, length, how), m._machine, "copy")
 
@@ -522,10 +523,10 @@ def m_copypacket(m: Mbuf, how: int = M_NOWAIT) -> Mbuf:
 
 
 def m_split(m: Mbuf, len0: int, how: int = M_NOWAIT) -> Mbuf:
-    """Cut a chain in two: `m` keeps the first `len0` bytes, the rest is returned.
+    """Cut a chain in two: `m` keeps the first `len0` bytes; return the rest.
 
     Raises:
-        ArgumentError: the chain is not that long.
+        ArgumentError: the chain is shorter than that.
         ResourceError: out of mbufs; the chain is as it was.
     """
     check.instance("split", "an mbuf", "m", m, Mbuf)
@@ -539,7 +540,7 @@ def m_split(m: Mbuf, len0: int, how: int = M_NOWAIT) -> Mbuf:
 
 
 def m_pullup(m: Mbuf, length: int) -> Mbuf:
-    """Make the first bytes contiguous; the handle is used up, also on failure.
+    """Make the first bytes contiguous; the handle is used up, even on failure.
 
     Raises:
         ArgumentError: the chain is shorter, or `length` is more than MHLEN; the chain was freed.
@@ -557,10 +558,10 @@ def m_pullup(m: Mbuf, length: int) -> Mbuf:
 
 
 def m_prepend(m: Mbuf, length: int, how: int = M_NOWAIT) -> Mbuf:
-    """Make room in front; the handle is used up, also on failure.
+    """Make room in front; the handle is used up, even on failure.
 
     Raises:
-        ResourceError: out of mbufs, or more than MHLEN; the chain was freed.
+        ResourceError: out of mbufs, or `length` is more than MHLEN; the chain was freed.
     """
     check.instance("prepend to", "an mbuf", "m", m, Mbuf)
     check.integer("prepend to", m, "length", length, 0, _INT_MAX)
@@ -573,17 +574,17 @@ def m_prepend(m: Mbuf, length: int, how: int = M_NOWAIT) -> Mbuf:
 
 
 def m_adj(m: Mbuf, length: int) -> None:
-    """Cut `length` bytes off the head, or -`length` off the tail; no more than there are."""
+    """Cut up to `length` bytes off the head or, if it is negative, -`length` off the tail."""
     check.instance("adjust", "an mbuf", "m", m, Mbuf)
     check.integer("adjust", m, "length", length, -_INT_MAX, _INT_MAX)
     lib.m_adj(m.handle, max(-(1 << 31), min(length, (1 << 31) - 1)))
 
 
 def m_cat(m: Mbuf, n: Mbuf) -> None:
-    """Append `n` to `m`; the handle `n` is used up. Its packet header is not looked at.
+    """Append `n` to `m`; the handle `n` is used up. The packet header of `n` is ignored.
 
     Raises:
-        ArgumentError: they are one chain.
+        ArgumentError: both are the same chain.
     """
     check.instance("append to", "an mbuf", "m", m, Mbuf)
     check.instance("append to", m, "n", n, Mbuf)
@@ -603,7 +604,7 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
     """Copy bytes out of a chain; the arena's `bytes_copied` counts them.
 
     Raises:
-        ArgumentError: they leave the chain.
+        ArgumentError: the bytes reach beyond the chain.
     """
     check.instance("copy from", "an mbuf", "m", m, Mbuf)
     check.integer("copy from", m, "off", off, 0, _INT_MAX)
@@ -611,7 +612,7 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
         check.integer("copy from", m, "length", length, 0, _INT_MAX)
     length = m_length(m) - off if length is None else length
     if off < 0 or length < 0 or off + length > m_length(m):
-        raise ArgumentError("copy from", repr(m), f"{off}+{length} leaves the chain")
+        raise ArgumentError("copy from", repr(m), f"{off}+{length} reaches beyond the chain")
     to = ffi.new("char[]", length)
     code = lib.m_copydata(m.handle, off, length, to)
     if code:
@@ -620,13 +621,13 @@ def m_copydata(m: Mbuf, off: int = 0, length: int | None = None) -> bytes:
 
 
 def mtod(m: Mbuf) -> memoryview:
-    """Return the bytes of the first mbuf where they lie; read-only if they may not be written."""
+    """Return the bytes of the first mbuf in place; read-only if it is not writable."""
     check.instance("look at", "an mbuf", "m", m, Mbuf)
     return m._view(m._info(), m.handle)
 
 
 def m_align(m: Mbuf, length: int) -> None:
-    """Put the data of an empty mbuf at the end, for `length` bytes, so that headers fit before.
+    """Place the data of an empty mbuf at its end, `length` bytes, so that headers fit in front.
 
     Raises:
         ArgumentError: it is not empty, or not that large.

@@ -1,4 +1,4 @@
-"""pbuf(9): physical I/O buffers, by the kernel's names.
+"""pbuf(9): physical I/O buffers, under the kernel's names.
 
 from nic_harness.bsd.pbuf import Pfreecnt, getpbuf, nswbuf
 
@@ -31,7 +31,7 @@ class Pfreecnt:
     """How many buffers a subsystem may still take: the counter behind `int *pfreecnt`.
 
     Args:
-        limit: at least 0, or -1 for no limit but the pool's. A recommended value is nswbuf() // 2.
+        limit: at least 0, or -1 for no limit but the pool's. nswbuf() // 2 is recommended.
     """
 
     __slots__ = ("_count",)
@@ -67,7 +67,7 @@ class Buf(Collected):
 
     @property
     def owned(self) -> bool:
-        """Whether it is to be released still."""
+        """Whether it still has to be released."""
         return self._bp is not None
 
     def _give_back(self) -> None:
@@ -80,7 +80,7 @@ class Buf(Collected):
 
     @property
     def kva(self) -> int:
-        """Address of its window, the same whoever has the buffer."""
+        """Address of its window; a buffer keeps the same one for life."""
         return int(ffi.cast("uintptr_t", self.handle.b_kvabase))
 
     def view(self) -> memoryview:
@@ -93,10 +93,10 @@ def _check_counter(pfreecnt: object) -> None:
 
 
 def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> Buf:
-    """Take a buffer, the one released last; sleeps while the counter is 0 or the pool is empty.
+    """Take the buffer released last; sleep while the counter is 0 or the pool is empty.
 
-    The sleep is uninterruptible, as the manual page has it: nothing but a release by another thread
-    ends it, Ctrl-C neither. trypbuf() does not sleep.
+    The sleep is uninterruptible, as in the manual page: only a release by another thread ends it,
+    not even Ctrl-C does. trypbuf() does not sleep.
 
     Raises:
         QuickBlockingError: this thread holds a quick mapping; nothing was taken.
@@ -114,7 +114,7 @@ def getpbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> 
 
 
 def trypbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> Buf | None:
-    """Take a buffer; None, with nothing changed, if the counter is 0 or the pool is empty."""
+    """Take a buffer; return None and change nothing if the counter is 0 or the pool is empty."""
     _check_counter(pfreecnt)
     machine = current(arena).handle
     bp = lib.pbuf_try(machine.pbufs, pfreecnt._count if pfreecnt else ffi.NULL, _site.caller())
@@ -122,11 +122,11 @@ def trypbuf(pfreecnt: Pfreecnt | None = None, *, arena: Arena | None = None) -> 
 
 
 def relpbuf(bp: Buf) -> None:
-    """Give a buffer back, with the counter it was taken with, and wake whoever waits.
+    """Give a buffer back, update the counter it was taken with, and wake waiting threads.
 
     Raises:
         BusyError: a view of its window is in use.
-        DoubleFreeError: it was given back before.
+        DoubleFreeError: it was given back already.
     """
     check.instance("release", "a pbuf", "bp", bp, Buf)
     if bp._bp is None:
@@ -143,7 +143,7 @@ def relpbuf(bp: Buf) -> None:
 
 
 def nswbuf(*, arena: Arena | None = None) -> int:
-    """Count the buffers there are: by memory, 16 to 256."""
+    """Count the buffers in the pool: 16 to 256, depending on memory."""
     out = ffi.new("struct pbuf_stats *")
     lib.pbuf_get_stats(current(arena).handle.pbufs, out)
     return int(out.total)

@@ -1,12 +1,12 @@
-"""pmap_quick_enter_page(9): one page, for a moment, by the kernel's names.
+"""pmap_quick_enter_page(9): one page mapped for a moment, under the kernel's names.
 
     from nic_harness.bsd.pmap import pmap_quick_enter_page
 
     with pmap_quick_enter_page(page) as quick:
         quick.view()[0] = 1
 
-There is one frame for each thread: between the two calls, nothing of the harness that might sleep
-may be called, and no second quick mapping be made.
+Each thread has one slot for this. Between the two calls it must not call anything in the harness
+that might sleep, and must not make a second quick mapping.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class QuickMapping(Owned):
 
     @property
     def owned(self) -> bool:
-        """Whether it is to be removed still."""
+        """Whether it still has to be removed."""
         return self._kva != 0
 
     def _give_back(self) -> None:
@@ -64,11 +64,12 @@ class QuickMapping(Owned):
 
 
 def pmap_quick_enter_page(page: Page) -> QuickMapping:
-    """Map a page at the calling thread's one frame. Never sleeps.
+    """Map a page in the calling thread's one slot. Never sleeps.
 
     Raises:
-        QuickNestedError: this thread has one; it stays good.
-        ResourceError: without a direct map: the kernel refused the mapping (vm.max_map_count).
+        QuickNestedError: this thread has a quick mapping already, which stays valid.
+        ResourceError: there is no direct map, and the kernel refused the mapping
+            (vm.max_map_count).
     """
     check.instance("enter", "a page", "page", page, Page)
     m = page.handle
@@ -90,7 +91,7 @@ def pmap_quick_enter_page(page: Page) -> QuickMapping:
 
 
 def pmap_quick_remove_page(quick: QuickMapping | int) -> None:
-    """End the moment, by the mapping or its address.
+    """Remove a quick mapping, given as its handle or its address.
 
     Raises:
         QuickForeignError: it is not the one that this thread holds.

@@ -1,4 +1,4 @@
-"""sf_buf(9): mappings of pages, by the kernel's names, and the files that pages come from.
+"""sf_buf(9): mappings of pages, under the kernel's names, and the files that pages come from.
 
     from nic_harness.bsd.sf_buf import VmObject, sf_buf_alloc
 
@@ -62,14 +62,14 @@ __all__ = [
 ]
 
 SFB_DEFAULT: int = lib.SFB_DEFAULT
-#: A signal ends the sleep for a buffer.
+#: Let a signal end the sleep for a buffer.
 SFB_CATCH: int = lib.SFB_CATCH
-#: Only the calling thread uses the mapping.
+#: Promise that only the calling thread uses the mapping.
 SFB_CPUPRIVATE: int = lib.SFB_CPUPRIVATE
 #: Fail rather than sleep.
 SFB_NOWAIT: int = lib.SFB_NOWAIT
 
-#: Times that one file may be open, of those that file_page_info() tells.
+#: The most entries that file_page_info() returns: how often one file may be open.
 _AT_ONCE = 64
 
 
@@ -105,12 +105,12 @@ class VmObject(Collected):
     """The pages of an open file: regular, memfd or shared memory; use as a context manager.
 
     Args:
-        file: readable; its descriptor is duplicated, the caller's stays his.
-        arena: whose mappings; None: the current one.
+        file: readable; its descriptor is duplicated, and the caller keeps its own.
+        arena: the arena that maps the pages; None: the current one.
 
     Raises:
-        ArgumentError: not such a file.
-        FileError: not open, or not readable.
+        ArgumentError: it is not such a file.
+        FileError: it is not open, or not readable.
         ResourceError: out of descriptors (RLIMIT_NOFILE) or memory.
     """
 
@@ -148,7 +148,7 @@ class VmObject(Collected):
         return self._object
 
     def close(self) -> None:
-        """Drop the reference; the file is closed after its last mapping. Again has no effect."""
+        """Drop the reference; the file closes after its last mapping. Repeating it does nothing."""
         if self._object is not None:
             lib.vm_object_close(self._object)
             self._object = None
@@ -166,10 +166,10 @@ class VmObject(Collected):
         return size
 
     def grab(self, pindex: int) -> FilePage:
-        """Name a page, wired until it is unwired; nothing is read and nothing mapped.
+        """Return a page, wired until it is released; nothing is read or mapped yet.
 
         Raises:
-            ResourceError: as many extents of 2 MiB as there can be are in use.
+            ResourceError: every extent of 2 MiB is in use.
         """
         check.integer("grab", "a page of a file", "pindex", pindex, 0, _PINDEX_MAX)
         m = lib.vm_object_grab(self.handle, pindex, _site.caller())
@@ -189,7 +189,7 @@ class FilePage(OwnedPage):
         self.release()
 
     def release(self) -> None:
-        """Unwire the page; again has no effect. Buffers of it stay good."""
+        """Unwire the page; a second call has no effect. Its sf_bufs stay valid."""
         if self.owned:
             self.owned = False
             lib.sf_page_unwire(self._m, _site.caller())
@@ -215,7 +215,7 @@ class SfBuf(Collected):
 
     @property
     def owned(self) -> bool:
-        """Whether this reference is to be freed still."""
+        """Whether this reference still has to be freed."""
         return self._sf is not None
 
     def _give_back(self) -> None:
@@ -234,7 +234,7 @@ class SfBuf(Collected):
     def view(self) -> memoryview:
         """Return the page's bytes where they are mapped; read-only for a page of a file.
 
-        The view has a reference of its own: it is good after sf_buf_free().
+        The view has a reference of its own, so it stays valid after sf_buf_free().
         """
         another = sf_buf_ref(self)
         file = self.page._m.state == lib.VPS_FILE
@@ -244,7 +244,7 @@ class SfBuf(Collected):
         """Copy bytes of the page; the arena's `bytes_copied` counts them.
 
         Raises:
-            ArgumentError: it would leave the page.
+            ArgumentError: the bytes reach beyond the page.
             FileError: the file shrank, and the page is gone.
         """
         offset = check.integer("copy", self, "offset", offset, 0, PAGE_SIZE)
@@ -260,17 +260,17 @@ class SfBuf(Collected):
 
 
 def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
-    """Map a page: shared with whoever has it mapped, found again soon after its last free.
+    """Map a page. All users of a page share one mapping, kept for a while after its last free.
 
     Args:
-        page: of the arena or of a file.
-        flags: SFB_*. Without SFB_NOWAIT it sleeps while every buffer is in use. A Python signal
-            handler runs during the sleep; what it raises ends it.
+        page: a page of the arena or of a file.
+        flags: SFB_*. Without SFB_NOWAIT the call sleeps while every buffer is in use. Python
+            signal handlers run during the sleep; an exception from one ends it.
 
     Raises:
         ResourceError: SFB_NOWAIT, and every buffer is in use; or out of mappings or memory.
         SleepInterruptedError: SFB_CATCH, and a signal came.
-        FileError: the page lies behind the end of the file, or reading it failed.
+        FileError: the page lies beyond the end of the file, or reading it failed.
         QuickBlockingError: this thread holds a quick mapping; nothing was allocated.
     """
     check.instance("map", "a page", "page", page, Page)
@@ -279,7 +279,7 @@ def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
     seen = _misuse.count()
     site = _site.caller()
     while True:
-        # An uninterruptible sleep would keep Ctrl-C waiting: let signals end it, and go on.
+        # An uninterruptible sleep would keep Ctrl-C waiting: let signals end it, then sleep again.
         wake = 0 if flags & SFB_NOWAIT else SFB_CATCH
         sf = lib.sf_page_map(m, flags | wake, site)
         if sf != ffi.NULL:
@@ -298,7 +298,7 @@ def sf_buf_alloc(page: Page, flags: int = SFB_DEFAULT) -> SfBuf:
 def _error(code: int, page: Page) -> HarnessError:
     error = error_from_errno(code, "map", repr(page), deed=Deed.FILE)
     if isinstance(error, FileError):
-        return FileError("map", repr(page), "it lies behind the end of its file", errno=code)
+        return FileError("map", repr(page), "it lies beyond the end of its file", errno=code)
     if isinstance(error, SleepInterruptedError):
         return SleepInterruptedError("map", repr(page), "a signal came", errno=code)
     return ResourceError(
@@ -310,7 +310,7 @@ def sf_buf_free(sf: SfBuf) -> None:
     """Drop a reference.
 
     Raises:
-        RefCountError: this one was dropped before.
+        RefCountError: this reference was dropped already.
     """
     check.instance("free", "an sf_buf", "sf", sf, SfBuf)
     if sf._sf is None:
@@ -324,7 +324,7 @@ def sf_buf_free(sf: SfBuf) -> None:
 
 
 def sf_buf_ref(sf: SfBuf) -> SfBuf:
-    """Take another reference, to be freed on its own."""
+    """Take another reference, which must be freed separately."""
     check.instance("reference", "an sf_buf", "sf", sf, SfBuf)
     lib.sf_buf_ref(sf.handle)
     return SfBuf(sf.handle, sf.page)
@@ -344,10 +344,10 @@ def sf_buf_page(sf: SfBuf) -> Page:
 
 @dataclass(frozen=True, slots=True)
 class MappedFile:
-    """A file that pages of are bound to descriptors, by a VmObject or a transfer.
+    """A file with pages bound to descriptors, by a VmObject or a transfer.
 
     Attributes:
-        file: which.
+        file: which file.
         extents: runs of 2 MiB of it.
         mapped: pages of it that are mapped now.
         users: references and wirings of its pages.
@@ -360,7 +360,7 @@ class MappedFile:
 
 
 def mapped_files(*, arena: Arena | None = None) -> tuple[MappedFile, ...]:
-    """List the files that the arena knows pages of, each once for every time it is open."""
+    """List the files whose pages the arena knows, each once for every time it is open."""
     machine = current(arena).handle
     out = ffi.new("struct sf_extent_info[]", lib.sf_map_extents(machine.sf_map, ffi.NULL, 0))
     found: dict[tuple[int, int, int], list[Any]] = {}
@@ -383,15 +383,15 @@ def file_page_info(
     *,
     arena: Arena | None = None,
 ) -> tuple[PageInfo, ...]:
-    """Tell what is known of a page of a file.
+    """Report what is known about a page of a file.
 
     Args:
-        file: open, or by its path, or (st_dev, st_ino).
+        file: an open file, its path, or (st_dev, st_ino).
         index: number of the page in it.
         arena: None: the current one.
 
-    Returns: an entry for each time that the file is open here and the page has a descriptor; none
-    when nobody asked for the page or its neighbours, or their descriptors serve others by now.
+    Returns: an entry for each time that the file is open here and the page has a descriptor. It is
+    empty if nothing asked for the page or its neighbours, or other pages use their descriptors now.
 
     Raises:
         FileError: there is no such file.

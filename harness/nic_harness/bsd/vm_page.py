@@ -1,4 +1,4 @@
-"""vm_page: pages of the arena and of open files, and what is recorded about them."""
+"""vm_page: pages of the arena and of open files, and what is known about them."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ PAGE_SIZE: int = lib.PAGE_SIZE
 #: The last page that a file can have.
 _PINDEX_MAX = (1 << 51) - 1
 
-#: Who has a page, by its state.
+#: The owner of a page, by its state.
 _OWNERS = {
     lib.VPS_ALLOC: "the driver",
     lib.VPS_POSTED: "the device: it is on a receive ring",
     lib.VPS_MBUF: "an mbuf, or a frame",
-    lib.VPS_HELD: "whoever holds it: it was freed meanwhile",
-    lib.VPS_STOLEN: "whoever stole it from the jumbo pool",
+    lib.VPS_HELD: "its holder: it was freed while it was held",
+    lib.VPS_STOLEN: "the caller that stole it from the jumbo pool",
     lib.VPS_KMEM: "the harness itself: rings, mbufs, windows",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FileId:
-    """Which file, as /proc/PID/maps has it.
+    """Which file, as /proc/PID/maps names it.
 
     Attributes:
         device: "major:minor", decimal.
-        inode: its number there.
-        path: its name in this process; None when it cannot be told.
+        inode: its number on that device.
+        path: its name in this process; None if it is not known.
     """
 
     device: str
@@ -79,20 +79,20 @@ class FileId:
 
 @dataclass(frozen=True, slots=True)
 class PageInfo:
-    """What is known of a page at one moment.
+    """What is known about a page at one moment.
 
     Attributes:
-        file: whose page it is; None for one of the arena's own.
+        file: the file that the page belongs to; None for the arena's own pages.
         index: number of the page in the arena, or in its file.
         state: "free", "alloc", "posted", "mbuf", "held", "stolen", "kmem", "file", "none".
-        owner: who has it.
-        generation: of the binding of the handle; a handle bound anew gets a new one.
+        owner: what has the page now, in words.
+        generation: counts bindings of the handle: binding it to another page gives a new number.
         wired, held, references: counts; references are those to its sf_buf.
-        kva: its address in the jumbo pool, or that of a file's mapping; None when it has none.
-        history: the last sixteen events, the newest first; those of a file's page begin with
-            "alloc", when its descriptor was bound to it.
-        allocated, freed: where that was done last: "file.py:12", "function+0x12 (library)", or "-".
-            For a file's page: where it was mapped or grabbed last, and let go of.
+        kva: its address in the jumbo pool, or in a file's mapping; None if it has none.
+        history: the last sixteen events, the newest first. For a file's page the oldest is "alloc",
+            when its descriptor was bound to it.
+        allocated, freed: where that was last done: "file.py:12", "function+0x12 (library)", or "-".
+            For a file's page: where it was last mapped or grabbed, and where it was released.
     """
 
     file: FileId | None
@@ -128,14 +128,14 @@ def describe_file_page(found: Any) -> PageInfo:
     """Read a struct sf_page_info."""
     m = found.page
     if m.ref_count:
-        owner = "whoever has its sf_buf"
+        owner = "the holder of its sf_buf"
     elif m.wire_count:
-        owner = "whoever wired it"
+        owner = "the caller that wired it"
     else:
         owner = "nobody"
     file = FileId.of(found.dev, found.ino, found.fd) if found.ino else None
     history = history_of(m.history)
-    if "alloc" in history:  # before that the descriptor was another page's
+    if "alloc" in history:  # before that, the descriptor belonged to another page
         history = history[: history.index("alloc") + 1]
     return _info(m, file, owner, found.kva or None, history)
 
@@ -160,10 +160,12 @@ def _info(
 
 
 def page_info(index: int, *, arena: Arena | None = None) -> PageInfo:
-    """Tell what is known of an arena page; nic_harness.sf_buf.file_page_info() does of a file's.
+    """Report what is known about a page of the arena.
+
+    For a page of a file, use nic_harness.sf_buf.file_page_info().
 
     Raises:
-        ArgumentError: the arena has no page of that number (yet).
+        ArgumentError: the arena has no page with that number (yet).
     """
     check.integer("look at", "a page", "index", index, 0, _PINDEX_MAX)
     machine = current(arena).handle
@@ -175,12 +177,12 @@ def page_info(index: int, *, arena: Arena | None = None) -> PageInfo:
 
 
 class Page:
-    """A page, as vm_page_t names one. Those that come from a pool have classes of their own."""
+    """A page, as vm_page_t names one. Pages that come from a pool have classes of their own."""
 
     __slots__ = ("__weakref__", "_m", "_machine")
 
     def __init__(self, m: Any, machine: Any) -> None:
-        """Name a page; `machine` keeps the arena in being."""
+        """Name a page; `machine` keeps the arena alive."""
         self._m = m
         self._machine = machine
 
@@ -195,7 +197,7 @@ class Page:
 
     @property
     def info(self) -> PageInfo:
-        """What is recorded of it now: state, owner, history, sites."""
+        """What is known about it now: state, owner, history, sites."""
         return describe(self._m, self._machine)
 
     @property
@@ -203,7 +205,7 @@ class Page:
         """The `vm_page_t`, for calls into nic_harness._native.
 
         Raises:
-            ClosedError: the page was given back, and may be another's by now.
+            ClosedError: the page was given back, and may belong to something else by now.
         """
         return self._m
 
@@ -264,23 +266,23 @@ def view(
 
 
 def vm_page_to_phys(page: Page) -> int | None:
-    """Return the physical address: byte offset into the arena; None for a file's page."""
+    """Return the physical address, a byte offset into the arena; None for a file's page."""
     check.instance("name", "a physical address", "page", page, Page)
     pa = int(lib.vm_page_to_phys(page._m))
     return None if pa == (1 << 64) - 1 else pa
 
 
 def vm_page_hold(page: Page) -> None:
-    """Keep a page from being recycled until vm_page_unhold(), also when it is freed meanwhile."""
+    """Keep a page from being recycled until vm_page_unhold(), even if it is freed before that."""
     check.instance("hold", "a page", "page", page, Page)
     lib.vm_page_hold(page.handle)
 
 
 def vm_page_unhold(page: Page) -> None:
-    """End a hold; the last one frees a page that was freed meanwhile.
+    """End a hold. If the page was freed while it was held, ending the last hold recycles it.
 
     Raises:
-        RefCountError: nobody holds it.
+        RefCountError: the page is not held.
     """
     check.instance("unhold", "a page", "page", page, Page)
     seen = _misuse.count()
@@ -289,7 +291,7 @@ def vm_page_unhold(page: Page) -> None:
 
 
 def vm_page_wire(page: Page) -> None:
-    """Count a page as in use; it must be unwired as often."""
+    """Wire a page; it must be unwired as often as it was wired."""
     check.instance("wire", "a page", "page", page, Page)
     lib.vm_page_wire(page.handle)
 
@@ -298,7 +300,7 @@ def vm_page_unwire(page: Page) -> None:
     """End a wiring.
 
     Raises:
-        RefCountError: it is not wired.
+        RefCountError: the page is not wired.
     """
     check.instance("unwire", "a page", "page", page, Page)
     seen = _misuse.count()
