@@ -724,7 +724,7 @@ def test_capture_for_a_time_and_what_it_refuses(tmp_path):
     fails(1, "No such file", "capture", "-w", tmp_path / "no" / "folder", "--seconds", 1)
     fails(1, "start no-such-program", "capture", "-w", out, "no-such-program")
     fails(2, "--at 'home'", "capture", "-w", out, "--at", "home", "--seconds", 0)
-    fails(1, "it is no pcap", "replay", HARNESS[0])
+    fails(1, "it is not a pcap", "replay", HARNESS[0])
     fails(2, "exclude each other", "replay", out, "--fast", "--rate", 5)
 
 

@@ -54,7 +54,7 @@ def test_a_name_wins_over_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(1, "a filter of system calls forbids io_uring"), (38, "this kernel has no io_uring")],
+    [(1, "a system call filter forbids io_uring"), (38, "this kernel has no io_uring")],
     ids=["forbidden", "absent"],
 )
 def test_without_io_uring_auto_says_so_and_by_name_it_fails(error, words, monkeypatch):

@@ -67,7 +67,7 @@ def test_what_cannot_be_replayed_is_named(tmp_path):
         b"no capture at all, but long enough to be looked at",
     ):
         path.write_bytes(junk)
-        with pytest.raises(FileError, match="it is no pcap or pcapng file") as caught:
+        with pytest.raises(FileError, match="it is not a pcap or pcapng file") as caught:
             list(read_capture(path))
         assert "\n" not in str(caught.value)
     path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 113))

@@ -1,4 +1,4 @@
-"""A burst of frames without an object for each: descriptors in an array, bytes on demand."""
+"""A burst of frames without an object for each one: descriptors in an array, bytes on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Burst"]
 
-#: Fields of the array, by the members of struct frame that they are.
+#: Fields of the array: name, member of struct frame, type.
 _FIELDS = (
     ("address", "data", "u8"),
     ("length", "len", "u4"),
@@ -34,25 +34,25 @@ _SIZE = ffi.sizeof("struct frame")
 class Burst(Ending):
     """Frames received together, in the pages that the device wrote them to.
 
-    `len()` is how many; `burst[i]` the bytes of one, as a view of its page, the same one each time:
-    who releases it (or uses it in `with`) takes it from everybody, so release a slice instead.
+    `len()` is their number. `burst[i]` is a view of the bytes of one, the same view each time:
+    releasing it (or using it in `with`) takes it from all users, so release a slice instead.
     Slices of views keep the pages of the whole burst after release(). Use as a context manager.
     """
 
     __slots__ = ("__weakref__", "_frames", "_made", "_n", "_owner", "_pieces", "_whole")
 
     def __init__(self, frames: Any, n: int, free: Any) -> None:
-        """Take over `n` described frames; `free` keeps what they are made of."""
+        """Take over `n` described frames; `free` keeps alive what they are made of."""
         self._frames = frames
         self._n = n
-        # The descriptors may be looked at after release(): what is freed is the chains.
+        # Only the chains are freed: the descriptors may be read after release().
         self._owner: Any = ffi.gc(
             ffi.cast("struct frame *", frames), functools.partial(_free, frames, n, free)
         )
-        # A view of each frame, None for one in several pieces; made when one is asked for. Of two
-        # threads that ask at once each makes them, and both use those that are there first.
+        # A view of each frame, None for one in several pieces, made on first use. Two threads that
+        # ask at the same time both make the views, and both use the list that is stored first.
         self._made: list[list[memoryview | None]] = []
-        self._whole = True  # none is in several pieces
+        self._whole = True  # no frame is in several pieces
         self._pieces: list[memoryview] = []  # what segments() made
 
     def __len__(self) -> int:
@@ -71,10 +71,11 @@ class Burst(Ending):
 
     @property
     def array(self) -> npt.NDArray[np.void]:
-        """The descriptors as a numpy array, not a copy; numbers only: good after release().
+        """The descriptors as a numpy array, not a copy; they stay readable after release().
 
-        Fields: `address` and `first`, bytes, of the first piece; `length` of the frame, bytes;
-        `segments` that it lies in; `flags`, CSUM_* of sys/mbuf.h; `timestamp`, ns since 1970.
+        Fields: `address` and `first`, the address and length (bytes) of the first piece; `length`,
+        bytes of the frame; `segments`, its number of pieces; `flags`, CSUM_* of sys/mbuf.h;
+        `timestamp`, ns since 1970.
 
         Raises:
             UnsupportedError: numpy is not installed.
@@ -103,25 +104,25 @@ class Burst(Ending):
 
         Raises:
             IndexError: there is no such frame.
-            FrameError: it lies in several pieces: use segments(i).
+            FrameError: it lies in several pieces; use segments(i).
             FrameReleasedError: after release().
         """
         view = self._seen()[i]
         if view is None:
             raise FrameError(
-                "look at", f"frame {i} of {self!r}", "it is no single piece", "use .segments(i)"
+                "look at", f"frame {i} of {self!r}", "it is not in one piece", "use .segments(i)"
             )
         return view
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Go through the bytes of all frames, a view for each.
+        """Iterate over the bytes of all frames, one view for each.
 
         Raises:
             FrameError, FrameReleasedError: as burst[i].
         """
         seen = self._seen()
         if not self._whole:
-            self[seen.index(None)]  # says so
+            self[seen.index(None)]  # raises the error
         return iter(seen)  # type: ignore[arg-type]
 
     def _seen(self) -> list[memoryview | None]:
@@ -132,11 +133,11 @@ class Burst(Ending):
                 raise FrameReleasedError("look at", repr(self), "it was released")
             seen = views(owner, ffi.buffer(self._frames, self._n * _SIZE))
             self._whole = all(seen)  # no piece is empty
-            made.append(seen)  # last: from here on others use them
+            made.append(seen)  # last, because other threads use them from here on
         return made[0]
 
     def segments(self, i: int) -> tuple[memoryview, ...]:
-        """Return the bytes of frame `i`, a view for each piece.
+        """Return the bytes of frame `i`, one view for each piece.
 
         Raises:
             IndexError: there is no such frame.
@@ -162,17 +163,17 @@ class Burst(Ending):
         return self._frames[i % self._n]
 
     def release(self) -> None:
-        """Give the pages of all frames back; again has no effect.
+        """Give the pages of all frames back; a second call has no effect.
 
-        Views cannot be used any more. Slices that were taken of them can, and the pages go back
-        with the last one.
+        Views can no longer be used. Slices of them can, and the pages go back when the last slice
+        is gone.
         """
         for view in itertools.chain(*self._made, self._pieces):
             if view is None:
                 continue
             try:
                 view.release()
-            except BufferError:  # somebody has a view of this very view, such as numpy
+            except BufferError:  # something, such as numpy, has a view of this very view
                 continue
         self._made, self._pieces = [], []
         self._owner = None
@@ -183,4 +184,4 @@ def _free(frames: Any, n: int, _keep_alive: Any, _owner: Any) -> None:
 
 
 def _keep(_owner: Any, _data: Any) -> None:
-    """Do nothing: the first argument has been kept alive, which is all that was wanted."""
+    """Do nothing: keeping the first argument alive was the whole purpose."""

@@ -1,4 +1,4 @@
-"""Frames kept in a pcapng file as they pass a NIC, both ways, with their time."""
+"""Writing frames to a pcapng file as they pass a NIC in either direction, with their time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from nic_harness.errors import ArgumentError, BusyError, FileError, HarnessError
 
 __all__ = ["Capture", "CaptureStats"]
 
-_PAUSE_S = 0.01  # between two looks at a device that had little to tell
-_READ = 1 << 20  # bytes taken from the device at a time
-_BLOCK = 4096  # bytes for a block that is no frame; the names in it are short
+_PAUSE_S = 0.01  # between two reads of a device that had little to report
+_READ = 1 << 20  # bytes read from the device at a time
+_BLOCK = 4096  # bytes for a block other than a frame; the names in it are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class CaptureStats:
     """Frames seen; `received` + `sent` = `kept` + `dropped`.
 
     Attributes:
-        received, sent: on their way to us, and out.
-        kept: in the file, or on the way there.
-        dropped: not kept, because the file was too slow: make the buffer larger.
+        received, sent: frames in each direction.
+        kept: frames in the file, or on their way there.
+        dropped: frames not kept because the file was too slow; make the buffer larger.
     """
 
     received: int
@@ -40,18 +40,18 @@ class CaptureStats:
 
 
 class Capture:
-    """A copy of what passes a NIC, into a pcapng file: Nic(tap, capture=Capture("out.pcapng")).
+    """Copies what passes a NIC to a pcapng file: Nic(tap, capture=Capture("out.pcapng")).
 
-    A thread writes the file; it is complete when the NIC is closed. Times are in ns, each frame
-    says its direction and queue, and an interface statistics block stands at the end. Super-frames
-    are kept as they pass, with sums left to do, as tcpdump has them from the kernel.
+    A thread writes the file, which is complete when the NIC is closed. Times are in ns, each frame
+    has its direction and queue, and an interface statistics block stands at the end. Super-frames
+    are kept as they pass, with checksums not yet computed, as tcpdump gets them from the kernel.
 
     Args:
         file: a path, or a binary file, which stays open.
         snaplen: bytes kept of each frame, at most.
-        buffer: bytes between the device and the thread; frames that find it full are not kept, and
-            counted.
-        at: "driver": what the driver sees, faults included; "wire": behind the faults.
+        buffer: bytes between the device and the thread; frames that find it full are dropped from
+            the capture and counted.
+        at: "driver": what the driver sees, faults included; "wire": the far side of the faults.
 
     Raises:
         ArgumentError: a value is out of range.
@@ -88,13 +88,13 @@ class Capture:
                 ) from e
         else:
             self._file = file
-        self._lock = threading.Lock()  # the device is not read while it goes
+        self._lock = threading.Lock()  # the device is not read while it goes away
         self._device: Any = None
         self._last: CaptureStats | None = None
         self._failed: Exception | None = None
 
     def stats(self) -> CaptureStats:
-        """Count frames; the last figures when its NIC is closed."""
+        """Count frames; once its NIC is closed, return the last figures."""
         with self._lock:
             if self._device is not None:
                 s = ffi.new("struct capture_stats *")
@@ -103,7 +103,7 @@ class Capture:
         return self._last or CaptureStats(0, 0, 0, 0)
 
     def _wrap(self, inner: Any, out: Any) -> int:
-        """Make the device around another one: 0 or a negative error number."""
+        """Make the device around another one; return 0 or a negative error number."""
         if self._device is not None or self._last is not None:
             raise BusyError("capture", self.name, "it belongs to a NIC already", "make another")
         code = int(lib.capture_create(inner, self.snaplen, self.buffer, out))
@@ -112,7 +112,7 @@ class Capture:
         return code
 
     def _start(self, interface: str, mac: bytes, device: str) -> None:
-        """Begin to write, once the NIC is attached."""
+        """Begin writing, once the NIC is attached."""
         self._records = ffi.new("char[]", _READ)
         most = _READ // ffi.sizeof("struct capture_record") + 1
         self._blocks = ffi.new("char[]", _READ + most * lib.PCAPNG_MORE)
@@ -152,7 +152,7 @@ class Capture:
                 self._stop_now.wait(_PAUSE_S)
 
     def _drain(self) -> int:
-        """Write what the device has kept since; bytes of it."""
+        """Write what the device has kept since the last call; return its size in bytes."""
         total = 0
         while got := lib.capture_read(self._device, self._records, _READ):
             n = lib.pcapng_packets(self._records, got, self._blocks, len(self._blocks), self._taken)
@@ -160,15 +160,16 @@ class Capture:
             self._write(ffi.buffer(self._blocks, n))
             total += got
         if total and self._failed is None:
-            with contextlib.suppress(OSError):  # the next write says so
+            with contextlib.suppress(OSError):  # the next write reports it
                 self._file.flush()
         return total
 
     def _write(self, data: Any) -> None:
-        # What is kept is still taken from the device after a failure: it goes nowhere.
+        # After a failure the frames are still read from the device, and discarded.
         if self._failed is None:
             try:
-                # A file of ours has no buffer, which a forked child would write at its end too.
+                # A file opened here is unbuffered: a forked child would write a buffer too, at
+                # its end.
                 left = memoryview(data)
                 while left:
                     left = left[self._file.write(left) or len(left) :]
@@ -176,10 +177,10 @@ class Capture:
                 self._failed = e
 
     def _stop(self, kernel_dropped: int) -> None:
-        """Write the rest; the device's queues stand still, and the device goes after this.
+        """Write the rest. The device's queues stand still, and the device goes away after this.
 
         Args:
-            kernel_dropped: frames that the other side dropped before they came here.
+            kernel_dropped: frames that the other side dropped before they arrived here.
         """
         self._stop_now.set()
         self._thread.join()
@@ -197,7 +198,7 @@ class Capture:
         """Close the file if it was opened here; the NIC does this when it is closed.
 
         Raises:
-            FileError: something could not be written: the file is not complete.
+            FileError: something could not be written, and the file is not complete.
         """
         failed, self._failed = self._failed, None
         try:
@@ -205,7 +206,7 @@ class Capture:
         except (OSError, ValueError) as e:
             failed = failed or e
         if self._owns_file:
-            with contextlib.suppress(OSError):  # as flush(), which was heard
+            with contextlib.suppress(OSError):  # flush() above has reported it
                 self._file.close()
         if failed is not None:
             raise self._error(failed)

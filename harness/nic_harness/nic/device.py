@@ -1,4 +1,4 @@
-"""What plays the NIC: the devices, which of them works here, and why another does not."""
+"""The devices behind a NIC: which there are, which work here, and why others do not."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Kind:
     """A device, as the table in C describes it (native/device/kinds.c).
 
     Attributes:
-        name: as it is asked for.
-        does: what it does, for people.
+        name: the name that selects it.
+        does: what it does, in words.
         create: makes one on TAP queues.
-        automatic: "auto" tries the highest first; 0: it is chosen by name only.
-        everywhere: it needs nothing but the TAP.
+        automatic: "auto" tries the device with the highest number first; 0: by name only.
+        everywhere: whether it needs nothing but the TAP.
     """
 
     name: str
@@ -63,7 +63,7 @@ def _kinds() -> dict[str, Kind]:
 #: The devices by name.
 KINDS = _kinds()
 
-#: Names of the devices, as they are asked for.
+#: The names that select a device.
 DEVICES = tuple(KINDS)
 
 #: What "auto" tries, the fastest first.
@@ -74,7 +74,7 @@ _FALLBACK = next(name for name, kind in KINDS.items() if kind.everywhere)
 
 
 class Offloads(enum.Flag):
-    """What each side may leave to the other."""
+    """The work that each side may leave to the other."""
 
     NONE = 0
     CSUM = lib.OFFLOAD_CSUM
@@ -90,11 +90,11 @@ class Offloads(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What a NIC really runs on; str() is one line for a person.
+    """What a NIC really runs on; str() describes it in one line.
 
     Attributes:
-        device: name, with what is wrapped around it: "tap_uring", "faults(tap_rw)".
-        why_not: why "auto" took no faster device, and the remedy; empty when there is none.
+        device: its name, with what is wrapped around it: "tap_uring", "faults(tap_rw)".
+        why_not: says why "auto" chose no faster device, and the remedy; otherwise empty.
     """
 
     device: str
@@ -116,10 +116,10 @@ class Attached:
 
 
 def wanted(device: str, operation: str, interface: str) -> str:
-    """Resolve the name of a device: "auto" is NIC_HARNESS_DEVICE where that is set.
+    """Resolve the name of a device: "auto" is NIC_HARNESS_DEVICE if that is set.
 
     Raises:
-        UnsupportedError: there is no device of that name.
+        UnsupportedError: there is no device with that name.
     """
     if device == "auto":
         device = os.environ.get("NIC_HARNESS_DEVICE", "") or "auto"
@@ -141,11 +141,11 @@ def create(fds: Sequence[int], device: str, interface: str) -> tuple[str, Any, s
         device: as wanted() returns it.
         interface: name, for messages.
 
-    Returns: its name, the `struct device *`, which is the caller's to attach, and why no faster one
-    was taken.
+    Returns: its name, the `struct device *`, which the caller must attach, and why no faster device
+    was chosen.
 
     Raises:
-        UnsupportedError: asked for by name, and it cannot work here.
+        UnsupportedError: the device was requested by name, and cannot work here.
         HarnessError: no device can be made on these queues.
     """
     reasons: list[str] = []
@@ -164,12 +164,12 @@ def create(fds: Sequence[int], device: str, interface: str) -> tuple[str, Any, s
 
 
 def refused(name: str, code: int, interface: str) -> HarnessError | None:
-    """Make the error of a device that cannot work here; None if `code` has another cause.
+    """Make the error for a device that cannot work here; None if `code` has another cause.
 
     Args:
-        name: of the device.
-        code: the negative error number that making or attaching it gave.
-        interface: name, for the message.
+        name: name of the device.
+        code: the negative error number from making or attaching it.
+        interface: name of the interface, for the message.
     """
     if KINDS[name].everywhere or code in (
         -errno.EINVAL,
@@ -195,7 +195,7 @@ def _explain_uring(code: int) -> tuple[str, str] | None:
     if code == -errno.ENOSYS:
         return "this kernel has no io_uring, or one older than 5.11", "use device tap_rw"
     if code == -errno.ENOMEM:
-        return "too little memory may be locked for io_uring", "raise ulimit -l"
+        return "the limit on locked memory is too low for io_uring", "raise ulimit -l"
     if code != -errno.EPERM:
         return None
     try:
@@ -203,7 +203,7 @@ def _explain_uring(code: int) -> tuple[str, str] | None:
     except OSError:  # before Linux 6.6
         level = "0"
     if level == "0":
-        return "a filter of system calls forbids io_uring", "allow io_uring_setup in it"
+        return "a system call filter forbids io_uring", "allow io_uring_setup in the filter"
     who = "everybody" if level == "2" else "all but root and kernel.io_uring_group"
     return (
         f"io_uring is switched off for {who}: kernel.io_uring_disabled is {level}",
@@ -215,7 +215,7 @@ def _explain_vhost(code: int) -> tuple[str, str] | None:
     if code in (-errno.ENOENT, -errno.ENODEV, -errno.ENXIO):
         return f"there is no {_VHOST}", "load it: modprobe vhost_net"
     if code in (-errno.EACCES, -errno.EPERM):
-        return f"{_VHOST} may not be opened", f"be root, or {_group_of(_VHOST)}"
+        return f"{_VHOST} cannot be opened by this user", f"be root, or {_group_of(_VHOST)}"
     if code == -errno.ENOSPC:
         return (
             "the receive ring has no room for a frame of 64 KiB, and vhost-net would wait for it",
@@ -223,13 +223,13 @@ def _explain_vhost(code: int) -> tuple[str, str] | None:
         )
     if code == -errno.EOPNOTSUPP:
         return (
-            f"this kernel's vhost-net lacks what our rings are made of: {_missing_features()}",
+            f"this kernel's vhost-net lacks features that the rings need: {_missing_features()}",
             "use device tap_uring or tap_rw",
         )
     return None
 
 
-#: What is known of why a device does not work; one that is missing here has its errno explained.
+#: Explains why a device does not work; for a device not listed here, the text of errno serves.
 _EXPLAIN = {"tap_uring": _explain_uring, "vhost_net": _explain_vhost}
 
 
@@ -240,7 +240,7 @@ def _missing_features() -> str:
 
 
 def _group_of(path: Path) -> str:
-    """Name what gives access to a file that a group may read and write."""
+    """Say how to get access to a file: by its group if that may read and write, or by setfacl."""
     try:
         st = path.stat()
         if st.st_mode & 0o060 == 0o060:

@@ -1,4 +1,4 @@
-"""Faults on demand: a device that misbehaves as told, by a seed, in front of any device."""
+"""Faults on demand: a device in front of any other, which misbehaves at given rates by a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FaultStats", "Faults", "RxRates", "TxRates"]
 
 
 class _Rates(TypedDict, total=False):
-    """What happens to a frame, either way."""
+    """What can happen to a frame in either direction."""
 
     drop: float
     duplicate: float
@@ -27,14 +27,14 @@ class _Rates(TypedDict, total=False):
 
 
 class RxRates(_Rates, total=False):
-    """Rates of what can happen on the way to us, 0 to 1 of the frames.
+    """Rates of receive faults, 0 to 1, as a share of the frames.
 
-    `drop`, `duplicate`; `corrupt` turns one bit, in a frame whose checksum is made before, as on a
-    wire; `reorder` lets the next few pass, `delay` holds back for up to `delay_ns`; `truncate` cuts
-    at a random length; `short_used` says less was written than was; `trailer` puts up to 64
-    zero bytes behind the frame, where its last page has room; `stall`, of the polls: the device
-    does nothing for up to `stall_polls`; `alloc`, of the driver's allocations: there is no page or
-    mbuf, and the frame is dropped.
+    `drop` and `duplicate` do what they say. `corrupt` flips one bit, after the checksum is
+    complete, as on a wire. `reorder` lets the next few frames pass, and `delay` holds a frame back
+    for up to `delay_ns`. `truncate` cuts at a random length. `short_used` reports fewer bytes than
+    were written. `trailer` adds up to 64 zero bytes behind the frame, if its last page has room.
+    `stall` is a share of the polls: the device does nothing for up to `stall_polls`. `alloc` is a
+    share of the driver's allocations: it makes them fail, and the frame is dropped.
     """
 
     short_used: float
@@ -43,10 +43,10 @@ class RxRates(_Rates, total=False):
 
 
 class TxRates(_Rates, total=False):
-    """Rates of what can happen on the way out: as RxRates, and `late` completions, in any order.
+    """Rates of transmit faults: as in RxRates, and `late` completions, in any order.
 
-    `alloc`, of the frames that must be copied or cut by the driver before they can go: it says
-    ENOMEM, and the frame stays with its owner.
+    `alloc` is a share of the frames that the driver must copy or cut before sending: the driver
+    returns ENOMEM, and the frame stays with its owner.
     """
 
     late: float
@@ -54,14 +54,14 @@ class TxRates(_Rates, total=False):
 
 @dataclass(frozen=True, slots=True)
 class FaultStats:
-    """How often each fault was done, by kind."""
+    """How often each kind of fault occurred."""
 
     rx: dict[str, int]
     tx: dict[str, int]
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Faults of all kinds, in both directions."""
         return sum(self.rx.values()) + sum(self.tx.values())
 
 
@@ -74,11 +74,12 @@ class Faults:
     Attributes:
         seed: 1 to 2**64 - 1.
         rx, tx: rates, 0 to 1, by kind; see RxRates and TxRates.
-        delay_ns: the longest delay of a frame or completion, ns; a reordered frame waits up to 7/8.
+        delay_ns: the longest delay of a frame or completion, ns; a reordered frame waits up to 7/8
+            of it.
         stall_polls: the longest stall, polls.
 
     Raises:
-        ArgumentError: there is no such kind in that direction, or a value is out of range.
+        ArgumentError: that direction has no such kind, or a value is out of range.
     """
 
     seed: int = 1
@@ -102,7 +103,7 @@ class Faults:
 
     @classmethod
     def random(cls, seed: int, most: float = 0.05) -> Self:
-        """Choose every rate by the seed, from a thousandth of `most` to `most`, in even orders."""
+        """Choose every rate by the seed, log-uniformly from a thousandth of `most` to `most`."""
         check.integer("choose", "faults", "seed", seed, 1, (1 << 64) - 1)
         check.rate("choose", "faults", "most", most)
         _check_rate_value("most", most)
@@ -116,13 +117,13 @@ class Faults:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a specification; str() of Faults is one.
+        """Read a specification, such as str() of Faults returns.
 
-        "random:7" is random(7). Otherwise "KEY=VALUE,...": a rate is "rx.drop=0.01" or, both ways,
-        "drop=0.01"; the other keys are seed, delay_ns and stall_polls.
+        "random:7" is random(7). Otherwise it is "KEY=VALUE,...": a rate is "rx.drop=0.01" or, for
+        both directions, "drop=0.01"; the other keys are seed, delay_ns and stall_polls.
 
         Raises:
-            ArgumentError: it is none.
+            ArgumentError: the text is not a valid specification.
         """
         check.text("read", "faults", "text", text)
         try:
@@ -150,7 +151,7 @@ class Faults:
         )
 
     def _wrap(self, inner: Any, out: Any) -> int:
-        """Make the device around another one: 0 or a negative error number."""
+        """Make the device around another one; return 0 or a negative error number."""
         config = ffi.new("struct faults_config *")
         config.seed = self.seed
         config.delay_ns = self.delay_ns
@@ -162,7 +163,7 @@ class Faults:
 
 
 def _names() -> list[str]:
-    """Kinds, in the order of C."""
+    """List the kinds in the order that C has them."""
     return [ffi.string(lib.fault_name(i)).decode() for i in range(lib.FAULT_COUNT)]
 
 

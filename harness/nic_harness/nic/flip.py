@@ -8,8 +8,8 @@
         n = recv_flip(frame, area, at)
         print(area.view(at, n)[:14].hex(), area.stats())
 
-A page is flipped when the data fill it and go to the start of a page of the area, and nobody else
-refers to it. All other bytes are copied, and the arena's `bytes_copied` counts them.
+A page is flipped if the data fill it, go to the start of a page of the area, and have no other
+reference. All other bytes are copied, and the arena's `bytes_copied` counts them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ __all__ = ["FlipStats", "UserArea", "recv_flip"]
 class FlipStats:
     """How data came into an area.
 
+    The attributes after `bytes_copied` count the copied pieces of chains, by reason.
+
     Attributes:
-        pages_flipped, bytes_flipped: by remapping.
-        bytes_copied: the others. The rest says why, and counts the pieces of chains copied:
-        unaligned: length, place in the area or place in the page is no page multiple.
+        pages_flipped, bytes_flipped: received by remapping.
+        bytes_copied: all others.
+        unaligned: length, offset in the area or offset in the page is no multiple of a page.
         shared: the storage has other references, or the page is held.
-        not_jumbo: no page of the jumbo pool.
+        not_jumbo: the storage is no page of the jumbo pool.
         peeked: the data stay in the chain.
         no_mapping: the kernel refused the mapping (vm.max_map_count).
     """
@@ -59,15 +61,15 @@ class FlipStats:
 class UserArea(Collected):
     """Page-aligned memory to receive into; use as a context manager.
 
-    It is address space until something is received there. The pages that were flipped in are the
-    area's, and go back to the arena when others take their place or it is closed.
+    It is only address space until something is received there. Pages that are flipped in belong to
+    the area, and go back to the arena when others take their place or the area is closed.
 
     Args:
         pages: its size (4096 bytes each).
-        arena: whose pages are to be received; None: the current one.
+        arena: the arena whose pages it will receive; None: the current one.
 
     Raises:
-        ArgumentError: no pages, or more than there can be.
+        ArgumentError: the number of pages is out of range.
         ResourceError: out of address space.
     """
 
@@ -107,7 +109,7 @@ class UserArea(Collected):
         return self._while_owned(self._area)
 
     def close(self) -> None:
-        """Give its pages and its address space back; again has no effect.
+        """Give its pages and its address space back; a second call has no effect.
 
         Raises:
             BusyError: a view of it is in use.
@@ -132,14 +134,14 @@ class UserArea(Collected):
         self._lock = threading.Lock()
 
     def view(self, offset: int = 0, length: int | None = None) -> memoryview:
-        """Return bytes where they lie, writable. A view shows what is received there later, too.
+        """Return bytes in place, writable. The view also shows what is received there later.
 
         Args:
             offset: first byte.
-            length: how many; None: to the end.
+            length: bytes; None: to the end.
 
         Raises:
-            ArgumentError: they leave the area, or nothing was received into one of the pages yet.
+            ArgumentError: the bytes reach beyond the area, or a page has not been received into.
         """
         check.integer("look at", self, "offset", offset, 0, len(self))
         length = len(self) - offset if length is None else length
@@ -159,10 +161,10 @@ class UserArea(Collected):
         check.integer(operation, self, "length", length, 0, len(self) - offset)
 
     def offset_for(self, source: Mbuf | Chain) -> int:
-        """Return where to receive a chain so that the boundaries of its pages fall on the area's.
+        """Return the offset at which a chain's page boundaries fall on those of the area.
 
-        What the first byte outside of an mbuf has before it, in its page and in the chain, decides:
-        a header that was split off is received at the end of the page before.
+        It follows from what precedes the first byte in external storage, in its page and in the
+        chain: a header that was split off is received at the end of the page before.
         """
         check.instance("look at", "a chain", "source", source, Mbuf, Chain)
         m = source.handle if isinstance(source, Mbuf) else source._chain("look at")
@@ -191,22 +193,22 @@ def recv_flip(
     *,
     peek: bool = False,
 ) -> int:
-    """Move data from the front of a chain into an area, by flipping pages where that can be.
+    """Move data from the front of a chain into an area, by flipping pages where possible.
 
     Args:
-        source: a chain of mbufs, a frame, or what Connection.recv_chain() returned. What was
-            received leaves it; it is used up when that is all of it.
-        area: where to.
+        source: a chain of mbufs, a frame, or what Connection.recv_chain() returned. Received data
+            leave it; it is used up when all of them are received.
+        area: the area to receive into.
         offset: first byte there.
         length: bytes at most; None: as many as fit.
-        peek: the data stay in the chain as well: they are copied.
+        peek: copy the data, so that they also stay in the chain.
 
     Returns: bytes received.
 
     Raises:
-        ArgumentError: it would leave the area.
-        BusyError: a view of the chain is in use: its pages are about to be another's. Nothing was
-            received.
+        ArgumentError: the bytes would reach beyond the area.
+        BusyError: a view of the chain is in use, and its pages are about to change hands. Nothing
+            was received.
         ResourceError: there is no page to copy into. Nothing was received.
         FrameReleasedError, ClosedError: the chain was given back.
     """

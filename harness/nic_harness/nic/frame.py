@@ -1,4 +1,4 @@
-"""Frames as they lie in memory: views of jumbo pages, no copy."""
+"""Frames where they lie in memory: views of jumbo pages, without a copy."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Gso(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """What is left to do on a frame (struct virtio_net_hdr, virtio 1.x section 5.1.6).
+    """What remains to be done on a frame (struct virtio_net_hdr, virtio 1.x section 5.1.6).
 
-    On a received frame it says what the sender left undone; on one to send, what the other side
-    shall do.
+    On a received frame it says what the sender left undone; on a frame to send, what the other side
+    must do.
 
     Attributes:
         needs_csum: sum the bytes from `csum_start` to the end, and put the sum at `csum_start` +
-            `csum_offset`, where the sum of the pseudo header is now.
+            `csum_offset`, which now holds the sum of the pseudo header.
         csum_start: bytes from the start of the frame.
         csum_offset: bytes from `csum_start`.
-        csum_valid: received, and the sum has been checked already.
+        csum_valid: the frame was received, and its sum has been checked already.
         gso: kind of super-frame.
         gso_size: payload bytes of each segment.
         hdr_len: bytes of the link, network and transport headers.
@@ -105,10 +105,10 @@ NO_OFFLOAD = Offload()
 
 
 class Chain(Ending):
-    """Bytes in a chain of buffers, seen where they lie.
+    """Bytes in a chain of buffers, viewed in place.
 
-    `len()` is its length in bytes. The views keep the pages alive: a slice that somebody keeps is
-    good after release(), and the page goes back to its pool when the last one is gone.
+    `len()` is its length in bytes. The views keep the pages alive: a slice that you keep stays
+    valid after release(), and the page goes back to its pool when the last slice is gone.
     """
 
     __slots__ = (
@@ -124,7 +124,7 @@ class Chain(Ending):
     )
 
     def __init__(self, d: Any, free: Any) -> None:
-        """Take a described packet over; `free` is what frees its chain."""
+        """Take over a described packet; `free` frees its chain."""
         self._free = free
         self._hold(d)
 
@@ -159,7 +159,7 @@ class Chain(Ending):
 
     @contextlib.contextmanager
     def _lent(self, operation: str) -> Iterator[Any]:
-        """Lend the chain to C, which may take from its front: a `struct mbuf **`.
+        """Lend the chain to C, as a `struct mbuf **`; C may take mbufs from its front.
 
         Raises:
             BusyError: a slice of its views is in use.
@@ -182,14 +182,14 @@ class Chain(Ending):
 
     @property
     def segments(self) -> tuple[memoryview, ...]:
-        """The bytes, in order, one view for each buffer; none for an empty chain.
+        """The bytes, in order, one view for each buffer; () for an empty chain.
 
         Raises:
             FrameReleasedError: after release().
         """
         m = self._chain("look at")
         if self._views is None:
-            # Whatever has a view, or a slice of one, has the chain.
+            # Every view, and every slice of one, keeps the chain.
             keep = functools.partial(_keep, m)
             self._slices = weakref.ref(keep)
             if self._nsegs <= 1:
@@ -216,7 +216,7 @@ class Chain(Ending):
             raise FrameError(
                 "look at",
                 repr(self),
-                "it is no single piece",
+                "it is not in one piece",
                 "use .segments, or bytes() for a copy",
             )
         return self.segments[0] if self._nsegs else memoryview(b"")
@@ -231,16 +231,16 @@ class Chain(Ending):
         return b"".join(segments)
 
     def _give(self, d: Any) -> None:
-        """Give the packet away, described as it came, before anybody looked at it."""
+        """Give the packet away, described as it came, before any view of it is made."""
         m, self._m = self._m, None
         ffi.gc(m, None)
         lib.frame_describe(ffi.cast("struct mbuf *", m), d)
 
     def release(self) -> None:
-        """Give the buffers back; again has no effect.
+        """Give the buffers back; a second call has no effect.
 
-        Its views cannot be used any more. Slices that were taken of them can; their pages go back
-        with the last one.
+        Views of it can no longer be used. Slices of those views can, and the pages go back when the
+        last slice is gone.
         """
         self._drop_views()
         self._m = None
@@ -251,18 +251,18 @@ class Chain(Ending):
             for view in self._views:
                 try:
                     view.release()
-                except BufferError:  # somebody has a view of this very view, such as numpy
+                except BufferError:  # something, such as numpy, has a view of this very view
                     continue
             self._views = None
 
 
 class Frame(Chain):
-    """A received frame, from its Ethernet header on, in the pages that the device wrote it to.
+    """A received frame, starting at its Ethernet header, in the pages that the device wrote to.
 
     Attributes:
         timestamp: when it was received, ns since 1970 (CLOCK_REALTIME).
         offload: what the sender left undone.
-        queue: receive queue it came by.
+        queue: the receive queue it arrived on.
     """
 
     __slots__ = ("offload", "queue", "timestamp")
@@ -279,4 +279,4 @@ class Frame(Chain):
 
 
 def _keep(_chain: Any, _data: Any) -> None:
-    """Do nothing: the first argument has been kept alive, which is all that was wanted."""
+    """Do nothing: keeping the first argument alive was the whole purpose."""

@@ -1,4 +1,4 @@
-"""Capture files read: pcap and pcapng, also packed by gzip, also from a pipe."""
+"""Reading capture files: pcap and pcapng, plain or compressed by gzip, also from a pipe."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ class Recorded(NamedTuple):
     """A frame of a capture file.
 
     Attributes:
-        ns: when, ns since 1970. A frame without a time has that of the frame before it; None:
-            there is none before it either.
-        data: its bytes, as far as they were kept, without a frame check sequence.
-        length: its bytes on the wire, where more than were kept; 0: `data` is all of it.
-        direction: "out": sent by the interface that was captured; "in": received by it; None: the
-            file does not say.
+        ns: its time, ns since 1970. A frame without a time has that of the frame before it; None:
+            no frame before it has a time either.
+        data: the bytes that the capture kept, without a frame check sequence.
+        length: its length on the wire, bytes, if the capture kept less; 0: `data` is the whole
+            frame.
+        direction: "out": the captured interface sent it; "in": it received it; None: the file does
+            not say.
     """
 
     ns: int | None
@@ -59,18 +60,18 @@ class Recorded(NamedTuple):
 
 
 class Recording(Closing):
-    """The frames of a capture file, read as they are asked for: an iterator, and a context manager.
+    """The frames of a capture file, read on demand: an iterator, and a context manager.
 
-    Memory is bounded, whatever the file says. The file may be a pipe that is still written to:
-    each frame comes as soon as it is there. It is closed at its end, by close(), and by leaving
-    `with`.
+    Memory is bounded, whatever the file contains. The file may be a pipe that is still being
+    written: each frame comes as soon as it is there. The file is closed at its end, by close(), and
+    by leaving `with`.
 
     Raises:
-        FileError: it cannot be read, or is no capture of Ethernet frames. When it is iterated over:
-            all of its frames are of other link types; some of them are passed over and counted.
-        CaptureDamagedError: it is damaged; after the whole frames before that.
-        CaptureCutError: it ends in the middle of a record, a block or its header, or of gzip's;
-            after the whole frames.
+        FileError: it cannot be read, or is not a capture of Ethernet frames. While iterating: all
+            of its frames have other link types. If only some have, they are skipped and counted.
+        CaptureDamagedError: it is damaged; raised after the whole frames before the damage.
+        CaptureCutError: it ends in the middle of a record, of a block or its header, or of the
+            gzip data; raised after the whole frames.
         ClosedError: it was closed before its end.
     """
 
@@ -88,7 +89,7 @@ class Recording(Closing):
             self._file = io.FileIO(path)  # until close()
         except OSError as e:
             raise FileError("read", self.name, remedy="name another file", errno=e.errno) from e
-        # What is no capture is said now; a pipe need not have a frame yet.
+        # Refuse a file that is no capture now; a pipe need not have a frame yet.
         with self._closed_by_errors():
             self._plain = _unpacked(self._file)
             while not self._parse() and not self._progress().begun:
@@ -96,22 +97,22 @@ class Recording(Closing):
 
     @property
     def frames(self) -> int:
-        """Whole frames so far, those of other link types too."""
+        """Whole frames so far, including those of other link types."""
         return int(self._progress().frames)
 
     @property
     def other_frames(self) -> int:
-        """Frames so far of other link types than Ethernet: passed over."""
+        """Frames so far of other link types than Ethernet, which are skipped."""
         return int(self._progress().other_frames)
 
     @property
     def other_links(self) -> dict[int, int]:
-        """Frames of other link types: LINKTYPE_* number and how many; the first eight types."""
+        """Number of frames by LINKTYPE_* number, for the first eight other link types."""
         p = self._progress()
         return {int(p.other[i].link): int(p.other[i].frames) for i in range(p.nother)}
 
     def batches(self) -> Iterator[list[Recorded]]:
-        """Iterate over what is there each time, so that nothing waits for what is still to come."""
+        """Iterate over the frames that are there each time, without waiting for later ones."""
         while batch := self._next_batch():
             yield batch
 
@@ -128,16 +129,16 @@ class Recording(Closing):
             self._frames = iter(batch)
 
     def close(self) -> None:
-        """Close the file; no more frames are read."""
+        """Close the file and read no more frames."""
         self._file.close()
 
     def _next_batch(self) -> list[Recorded]:
-        """Read on, as far as there is a frame; [] at the end."""
+        """Read until there is at least one frame; return [] at the end."""
         batch, self._batch = self._batch, []
         if batch or self._done:
             return batch
         if self._file.closed:
-            raise ClosedError("read", self.name, "it was closed", "read it anew")
+            raise ClosedError("read", self.name, "it was closed", "open it again")
         with self._closed_by_errors():
             while not self._parse():
                 if self._ended:
@@ -150,7 +151,7 @@ class Recording(Closing):
         return batch
 
     def _parse(self) -> bool:
-        """Take what frames the reader has; whether there were any."""
+        """Take the frames that the reader has; return whether there were any."""
         n = int(lib.pcap_reader_next(self._reader, self._found, _BATCH))
         if n < 0:
             raise self._problem(n)
@@ -158,9 +159,9 @@ class Recording(Closing):
         return n > 0
 
     def _feed(self) -> None:
-        """Give the reader some bytes of the file, as many as come at once."""
-        if self._feeding:  # bytes that were read may never have come to the reader
-            raise FileError("read", self.name, "it was interrupted in the middle", "read it anew")
+        """Give the reader some bytes of the file, as many as one read returns."""
+        if self._feeding:  # bytes may have been read that never reached the reader
+            raise FileError("read", self.name, "reading was interrupted", "open it again")
         self._feeding = True
         where = lib.pcap_reader_room(self._reader, self._room)
         if where == ffi.NULL:
@@ -199,14 +200,14 @@ class Recording(Closing):
             raise
 
     def _problem(self, code: int) -> HarnessError:
-        """Make the error that the reader stopped at."""
+        """Return the error that stopped the reader."""
         words = ffi.string(lib.pcap_reader_problem(self._reader)).decode()
         if code == -errno.ENODATA:
             return self._cut()
         if code == -errno.EBADMSG:
             return self._damaged(words)
         if code == -errno.EINVAL:
-            words = f"it is no pcap or pcapng file: {words}"
+            words = f"it is not a pcap or pcapng file: {words}"
         if code == -errno.ENOMEM:
             return ResourceError("read", self.name, words)
         return FileError("read", self.name, words)
@@ -219,7 +220,7 @@ class Recording(Closing):
     def _damaged(self, words: str) -> FileError:
         p = self._progress()
         if not p.begun:
-            return FileError("read", self.name, f"it is no pcap or pcapng file: {words}")
+            return FileError("read", self.name, f"it is not a pcap or pcapng file: {words}")
         e = CaptureDamagedError(
             "read",
             self.name,
@@ -230,10 +231,10 @@ class Recording(Closing):
 
 
 def read_capture(path: str | os.PathLike[str]) -> Recording:
-    """Read a pcap or pcapng file, also one packed by gzip, frame by frame.
+    """Read a pcap or pcapng file frame by frame; gzip compression is recognised.
 
     Raises:
-        FileError, CaptureDamagedError, CaptureCutError: as Recording.
+        FileError, CaptureDamagedError, CaptureCutError: as for Recording.
     """
     return Recording(path)
 
@@ -257,12 +258,12 @@ def _recorded(f: Any) -> Recorded:
 
 def _unpacked(file: io.FileIO) -> _AsItComes | gzip.GzipFile:
     plain = _AsItComes(file)
-    # A pipe cannot be rewound, and may have but one byte yet; no capture begins with this one.
+    # A pipe cannot be rewound, and may have only one byte yet; no capture begins with this one.
     return gzip.GzipFile(fileobj=cast("IO[bytes]", plain)) if plain.first == b"\x1f" else plain
 
 
 class _AsItComes:
-    """A file, read as far as there is something: a pipe is not waited for without need."""
+    """A file that returns what is there, so that nothing waits for a pipe without need."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -275,7 +276,7 @@ class _AsItComes:
         return self._file.readinto(room)
 
     def read(self, size: int) -> bytes:
-        """Read for gzip. Its header and its sums are read in small pieces, which must be whole."""
+        """Read for gzip, which reads its header and sums in small pieces that must be complete."""
         data, self._ahead = self._ahead, b""
         while len(data) < size and (more := self._file.read(size - len(data))):
             data += more

@@ -1,4 +1,4 @@
-"""Frames of a capture file sent through a NIC again, at their times or others."""
+"""Sending the frames of a capture file through a NIC again, at the recorded or another pace."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Recorded", "Recording", "Replay", "Replayed", "read_capture", "repla
 
 _BURST = 64
 _TAGS = (b"\x81\x00", b"\x88\xa8")
-_LONG_NS = 10 * 10**9  # a wait that its user is told of
-_LONGEST_SLEEP_NS = 3600 * 10**9  # what is longer may be more than sleep() takes
+_LONG_NS = 10 * 10**9  # on_wait is called for longer waits
+_LONGEST_SLEEP_NS = 3600 * 10**9  # sleep() may not accept much longer times
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Replayed:
     """What a replay did.
 
     Attributes:
-        frames, bytes: sent.
-        skipped: frames not sent: longer than the MTU allows, or no whole Ethernet header.
-        seconds: from the first to the end.
-        late_ns: how much later than planned a frame was sent, at the worst.
-        other_direction: frames not sent because they were recorded in the direction not wanted.
-        cut: frames sent, of which the capture had kept only a part.
+        frames, bytes: what was sent.
+        skipped: frames not sent: longer than the MTU allows, or without a whole Ethernet header.
+        seconds: from the first frame to the end.
+        late_ns: the longest delay of a frame behind its planned time, ns.
+        other_direction: frames not sent because they were recorded in the other direction.
+        cut: frames that were sent although the capture had kept only a part of them.
     """
 
     frames: int
@@ -43,23 +43,23 @@ class Replayed:
 
 
 class Replay:
-    """Recorded frames on their way out of a NIC; figures() says at any time how far they came.
+    """Sends recorded frames through a NIC; figures() reports the progress at any time.
 
     Args:
-        nic: what to send on. Nothing else shall send on its queue meanwhile.
+        nic: the NIC to send on. Nothing else may send on its queue meanwhile.
         speed: how many times as fast as they were recorded; None: as fast as possible.
-        rate: frames for each second; the recorded times do not matter then.
+        rate: frames per second; the recorded times are then ignored.
         queue: transmit queue.
-        direction: which frames, where their file says how they passed the interface that was
-            captured: "out", what it sent; "in", what it received; "both". In a Capture of ours,
-            "out" is what our NIC sent. Frames whose file does not say are sent in any case.
-        progress: told how many were sent, now and then.
+        direction: which frames to send, if their file says how they passed the captured interface:
+            "out", those it sent; "in", those it received; "both". In a file that Capture wrote,
+            "out" is what the NIC sent. Frames without a direction are always sent.
+        progress: called now and then with the number of frames sent.
 
     Attributes:
-        on_wait: told of each wait of more than ten seconds, before it: how many seconds.
+        on_wait: called before each wait of more than ten seconds, with its length in seconds.
 
     Raises:
-        ArgumentError: a speed or rate that is not positive, or no such direction.
+        ArgumentError: the speed or rate is not positive, or there is no such direction.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Replay:
         self._sent_before, self._bytes_before = before.tx_queued, before.tx_bytes
         self._skipped = self._other_direction = self._late = self._cut = 0
         self.on_wait: Callable[[float], object] | None = None
-        self._first = self._last = 0  # ns since 1970, of the frames that have a time
+        self._first = self._last = 0  # ns since 1970; only frames that have a time count
         self._timed = 0
         self._begin: int | None = None
         self._end: int | None = None  # None: it is sending
 
     def figures(self) -> Replayed:
-        """Count what was sent so far, also after an exception in the middle of it."""
+        """Count what was sent so far, even after an exception in the middle of sending."""
         now = self._nic.stats(self._queue)
         end = time.monotonic_ns() if self._end is None else self._end
         return Replayed(
@@ -111,7 +111,7 @@ class Replay:
         )
 
     def rest(self) -> None:
-        """Sleep between two turns: as long as, on average, between two frames of the last one."""
+        """Sleep between two rounds, for the average gap between two frames of the last round."""
         gap = 0
         if self._rate is not None:
             gap = _bounded(1e9 / self._rate)
@@ -120,13 +120,13 @@ class Replay:
         self._sleep_until(time.monotonic_ns() + gap)
 
     def send(self, frames: Iterable[Recorded]) -> None:
-        """Send frames, in order; their first one now.
+        """Send frames in order, the first one now.
 
-        A frame that was recorded before one ahead of it goes out together with that one.
+        A frame with an earlier time than a frame ahead of it goes out together with that frame.
 
         Raises:
-            ClosedError, DeviceGoneError: as Nic.send().
-            FileError: as Recording, when `frames` is one.
+            ClosedError, DeviceGoneError: as for Nic.send().
+            FileError: as for Recording, if `frames` is one.
         """
         self._end = None
         begin = time.monotonic_ns()
@@ -153,7 +153,7 @@ class Replay:
                     due = max(due, _bounded((frame.ns - self._first) / self._speed))
                 if due:
                     if begin + due > time.monotonic_ns():
-                        self._flush(batch)  # what is due does not wait for what is not
+                        self._flush(batch)  # frames that are due do not wait for the next one
                     self._late = max(self._late, self._sleep_until(begin + due))
                 batch.append(frame.data)
                 if len(batch) == _BURST:
@@ -161,7 +161,7 @@ class Replay:
             self._flush(batch)  # a pipe may have nothing more for a long time
 
     def _sleep_until(self, then: int) -> int:
-        """Sleep until a time of the monotonic clock; how long ago that was, ns."""
+        """Sleep until a time of the monotonic clock; return how long ago that was, ns."""
         wait = then - time.monotonic_ns()
         if wait > _LONG_NS and self.on_wait is not None:
             self.on_wait(wait / 1e9)
@@ -198,17 +198,17 @@ def replay(
     direction: Literal["out", "in", "both"] = "out",
     progress: Callable[[int], None] | None = None,
 ) -> Replayed:
-    """Send recorded frames, in order.
+    """Send recorded frames in order.
 
     Args:
-        nic: what to send on.
-        frames: to send.
-        speed, rate, queue, direction, progress: as of Replay.
+        nic: the NIC to send on.
+        frames: the frames to send.
+        speed, rate, queue, direction, progress: as for Replay.
 
     Raises:
-        ArgumentError: a speed or rate that is not positive, or no such direction.
-        ClosedError, DeviceGoneError: as Nic.send().
-        FileError: as Recording, when `frames` is one.
+        ArgumentError: the speed or rate is not positive, or there is no such direction.
+        ClosedError, DeviceGoneError: as for Nic.send().
+        FileError: as for Recording, if `frames` is one.
     """
     check.instance("replay", "frames", "frames", frames, Iterable)
     sending = Replay(
@@ -219,7 +219,7 @@ def replay(
 
 
 def _bounded(ns: float) -> int:
-    """Make a time of a float, of any size: the end of time is 292 years away."""
+    """Turn a float of any size into a time, ns: at least 0, at most 292 years."""
     return round(min(ns, 2.0**63)) if ns > 0 else 0
 
 
