@@ -1,4 +1,4 @@
-"""The side that answers: one small thread of a process, which sleeps until somebody asks."""
+"""The side that answers: one small thread of a process, which sleeps until a question comes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nic_harness.nic.nic import Nic
 
 _BACKLOG = 64
-#: Seconds to wait when the process has no descriptor for another connection.
+#: Seconds to wait if the process has no descriptor for another connection.
 _PAUSE = 0.1
 
 
@@ -51,13 +51,13 @@ def wanted() -> bool:
     return os.environ.get("NIC_HARNESS_CONTROL", "") not in ("", "0")
 
 
-# ---- where it lies ----
+# ---- the place of the socket ----
 
 
 def _own_folder() -> Path:
     """Make the folder for this user's sockets, which nobody else may enter.
 
-    Anybody can take a name in /tmp before us. Then there is another one, which nobody can know.
+    Another user can take the name in /tmp first. Then a folder with an unpredictable name is used.
     """
     uid = os.geteuid()
     for folder in (Path(f"/run/user/{uid}/nic-harness"), Path(f"/tmp/nic-harness-{uid}")):
@@ -73,12 +73,12 @@ def _own_folder() -> Path:
                 return folder
         return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     except OSError as e:
-        problem = str(e)  # not the error: its traceback would keep the arena
+        problem = str(e)  # not the error itself: its traceback would keep the arena alive
     raise ControlError("make", "control socket", f"no folder for it: {problem}")
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the sockets of processes that were killed: nobody listens there."""
+    """Remove the sockets of processes that were killed, where nothing listens any more."""
     for path in folder.glob("*.sock"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(TIME_LIMIT)
@@ -88,14 +88,14 @@ def _sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
             except OSError:
                 continue
-    # Or before they listened at all; who makes its socket just now is alive.
+    # And of those killed before they listened; a process that is making its socket is alive.
     for path in folder.glob("*.new"):
         if not Path("/proc", path.stem).exists():
             path.unlink(missing_ok=True)
 
 
 def _listening(path: Path) -> socket.socket:
-    """Make a socket that has its name when it listens: before, others would sweep it away."""
+    """Make a socket that gets its name once it listens; earlier, others would sweep it away."""
     unnamed = path.with_suffix(".new")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -115,7 +115,7 @@ def _listening(path: Path) -> socket.socket:
 
 
 class _Server:
-    """The socket and its thread; one for a process."""
+    """The socket and its thread; a process has one."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -127,21 +127,21 @@ class _Server:
             _sweep(folder)
             self.socket = _listening(self.path)
         except OSError as e:
-            problem = str(e)  # not the error, as above
+            problem = str(e)  # not the error itself, as above
         if problem:
             raise ControlError("make", f"control socket {self.path}", problem)
         self.thread = threading.Thread(target=self.serve, name="harness-control", daemon=True)
         self.thread.start()
 
     def serve(self) -> None:
-        """Answer one after the other until close(); no question ends this thread."""
+        """Answer one question after the other until close(); no question ends this thread."""
         while not self.closed:
             try:
                 peer, _ = self.socket.accept()
             except OSError:  # closed; or out of descriptors or memory, which may pass
                 time.sleep(0 if self.closed else _PAUSE)
                 continue
-            # A peer that goes away, or asks nonsense, is its own trouble.
+            # A peer that goes away, or asks nonsense, harms only itself.
             with peer, contextlib.suppress(Exception):
                 peer.settimeout(TIME_LIMIT)
                 if credentials(peer)[1] == os.geteuid():
@@ -149,7 +149,7 @@ class _Server:
 
     def close(self) -> None:
         self.closed = True
-        if os.getpid() != self.pid:  # a forked child: the name and the thread are its parent's
+        if os.getpid() != self.pid:  # in a forked child the name and the thread are the parent's
             self.socket.close()
             return
         self.path.unlink(missing_ok=True)
@@ -160,23 +160,23 @@ class _Server:
         self.socket.close()
 
 
-#: Entered again when the garbage collector finds an arena meanwhile.
+#: Reentrant, because the garbage collector may close an arena while it is held.
 _lock = threading.RLock()
 _users: set[int] = set()
 _server: _Server | None = None
 
 
 def enter(arena_id: int, by_name: bool) -> bool:
-    """Serve as long as this arena is open; see leave().
+    """Serve for as long as this arena is open; see leave().
 
     Args:
         arena_id: its number.
-        by_name: whether the caller asked for it, and not the environment, which asks every arena.
+        by_name: whether the caller asked for it, rather than the environment, which asks for all.
 
-    Returns: whether it is served. An arena whose user did not ask by name goes on without.
+    Returns: whether it is served. If the user did not ask by name, the arena goes on without.
 
     Raises:
-        ControlError: asked for by name, and there is no place for the socket.
+        ControlError: the caller asked for it, and there is no place for the socket.
     """
     global _server
     problem = ""
@@ -211,17 +211,17 @@ def leave(arena_id: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Question:
-    """What is asked: about all, and about one page of the arenas' memory or of a file."""
+    """A question about everything and, if given, one page of the arenas' memory or of a file."""
 
     page: int | None = None
     file: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, line: bytes) -> _Question:
-        """Read a line.
+        """Read a question from a line.
 
         Raises:
-            ArgumentError: it makes no sense.
+            ArgumentError: it is not a valid question.
         """
         try:
             asked = json.loads(line)
@@ -229,7 +229,7 @@ class _Question:
             problem = str(e) if isinstance(e, ValueError) else "it is nested too deeply"
             raise ArgumentError("read", "question", problem, "ask one line of JSON") from None
         if not isinstance(asked, dict):
-            raise ArgumentError("read", "question", "it is no object", 'ask {} or {"page": 12}')
+            raise ArgumentError("read", "question", "it is not an object", 'ask {} or {"page": 12}')
         page, file = asked.get("page"), asked.get("file")
         return cls(
             None if page is None else _page_number(page), None if file is None else _numbers(file)
@@ -239,18 +239,18 @@ class _Question:
 def _page_number(page: object) -> int:
     if type(page) is int and 0 <= page < 1 << 63:
         return page
-    raise ArgumentError("look at", f"page {page!r:.60}", "it is no page number")
+    raise ArgumentError("look at", f"page {page!r:.60}", "it is not a page number")
 
 
 def _numbers(file: object) -> tuple[int, int]:
     match file:
         case [int(dev), int(ino)] if 0 <= dev < 1 << 64 and 0 <= ino < 1 << 64:
             return dev, ino
-    raise ArgumentError("look at", f"file {file!r:.60}", "it is no device and inode number")
+    raise ArgumentError("look at", f"file {file!r:.60}", "it is not a device and inode number")
 
 
 def _respond(peer: socket.socket) -> dict[str, Any]:
-    """Read a question and make what it gets."""
+    """Read a question and make the reply."""
     try:
         line = receive_line(peer, QUESTION_LIMIT, time.monotonic() + TIME_LIMIT)
         return _as_json(_answer(_Question.read(line)))
@@ -258,7 +258,7 @@ def _respond(peer: socket.socket) -> dict[str, Any]:
         refusal = str(e)
     except ValueError as e:
         refusal = f"read question: {e}"
-    except Exception as e:  # a defect of ours: the asker hears of it, and the next one is served
+    except Exception as e:  # a bug here: report it to the peer, and serve the next one
         refusal = repr(e)
     return dataclasses.asdict(Refusal(refusal))
 
@@ -321,7 +321,7 @@ def _nics_on(arena: Arena) -> list[Nic]:
 
 
 def _describe_nic(nic: Nic) -> NicAnswer:
-    """Tell what a NIC does: rings and counters of each queue, and frames lost, by reason."""
+    """Describe a NIC: rings and counters of each queue, and frames lost, by reason."""
     queues: list[QueueAnswer] = []
     drops: dict[str, int] = {}
     with nic._held():  # it is not closed meanwhile

@@ -1,8 +1,8 @@
-"""The side that asks, and that believes nothing: the answer comes from another process.
+"""The side that asks. It trusts nothing, because the answer comes from another process.
 
-A process is asked only if it runs as the same user, or as root, and only at a socket in a folder
-that nobody else may enter. Its answer is bounded in length and in time, and has the shape that the
-protocol says, or it is refused.
+It asks a process only if that runs as the same user or as root, and only at a socket in a folder
+that nobody else may enter. The answer is bounded in length and in time; if it does not have the
+shape that the protocol defines, it is refused.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from nic_harness.look.protocol import (
 
 _MEMFD = "memfd:nic-harness"
 _RETRY_S = 0.01
-#: What the other side counts fits into 64 bits, and its rings into 16.
+#: The other side's counts fit into 64 bits, and its ring positions into 16.
 _NUMBERS = range(1 << 64)
 _POSITIONS = range(1 << 16)
 _SIZES = range(1, 1 << 15 | 1)
 
 
 def processes() -> list[int]:
-    """List the processes of this user, and root's, that have an arena, as far as one may see."""
+    """List the processes of this user and of root that have an arena, as far as visible."""
     pids = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
     return sorted(pid for pid in pids if _is_trusted(pid) and _has_arena(pid))
 
 
 def askable() -> list[int]:
-    """List the processes that have an arena and answer."""
+    """List the processes that have an arena and accept questions."""
     found = []
     for pid in processes():
         with contextlib.suppress(ControlError):  # gone meanwhile
@@ -55,12 +55,12 @@ def askable() -> list[int]:
 
 
 def _trusted() -> tuple[int, ...]:
-    """Return the users whose answers are read."""
+    """Return the users whose answers are trusted enough to be read."""
     return (os.geteuid(), 0)
 
 
 def _status(pid: int) -> dict[str, list[str]]:
-    """Read /proc/PID/status: the words of each line, by its name; empty when it is gone."""
+    """Read /proc/PID/status: the words of each line, by its name; empty if the process is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
@@ -86,7 +86,7 @@ def _has_arena(pid: int) -> bool:
 
 
 def _candidates(pid: int) -> list[str]:
-    """Names that the socket of a process may have, as this process sees them."""
+    """List the names that a process's socket may have, as this process sees them."""
     status = _status(pid)
     if not status:
         raise ControlError("ask", f"process {pid}", "there is no such process")
@@ -97,7 +97,7 @@ def _candidates(pid: int) -> list[str]:
 
 
 def _connections(pid: int, deadline: float) -> Iterator[socket.socket]:
-    """Connect to a process by each name where it listens."""
+    """Connect to a process by each name at which it listens."""
     for path in _candidates(pid):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(TIME_LIMIT)
@@ -106,13 +106,13 @@ def _connections(pid: int, deadline: float) -> Iterator[socket.socket]:
                 owner, uid = credentials(peer)
             except OSError:
                 continue
-            # Otherwise a leftover name that another process bound; 0: it is in a PID namespace.
+            # Any other PID: another process bound a leftover name. 0: it is in a PID namespace.
             if owner in (pid, 0) and uid in _trusted():
                 yield peer
 
 
 def _connect(peer: socket.socket, path: str, deadline: float) -> None:
-    """Connect, and wait while many others are about to."""
+    """Connect, and wait while many others are connecting too."""
     while True:
         try:
             return peer.connect(path)
@@ -128,17 +128,17 @@ def ask(
     """Ask a process what its arenas hold.
 
     Args:
-        pid: of a process of the same user.
-        page: number of a page to be told about too: of the arena, or of `file`.
+        pid: PID of a process of the same user.
+        page: number of a page to report as well, of the arena or of `file`.
         file: (st_dev, st_ino) of a file.
 
-    Returns: {"pid", "version", "arenas": [...]}, each arena as nic_harness.stats() has it, with
-    sites by name, "files" (see nic_harness.sf_buf.mapped_files) and perhaps "page": a list, as
-    page_info() or file_page_info() has them. Types and ranges are checked; texts are the other
-    process's and may have any character in them.
+    Returns: {"pid", "version", "arenas": [...]}, each arena as from nic_harness.stats(), with sites
+    by name, "files" (see nic_harness.sf_buf.mapped_files) and perhaps "page": a list, as from
+    page_info() or file_page_info(). Types and ranges are checked; texts come from the other process
+    and may contain any character.
 
     Raises:
-        ControlError: no such process, no control socket, or no answer that makes sense.
+        ControlError: there is no such process, no control socket, or no valid answer.
     """
     check.integer("ask", "a process", "pid", pid, 1, (1 << 31) - 1)
     if page is not None:
@@ -157,25 +157,25 @@ def ask(
         except OSError:
             continue
         except ValueError as e:
-            problem, remedy = f"its answer is refused: {e}", "see what it is"
+            problem, remedy = f"its answer is refused: {e}", "check which program it is"
         else:
             if line:
                 return _read_answer(pid, line)
     if not problem:
         problem = (
-            "its arena has no control socket, or is another user's"
+            "its arena has no control socket, or belongs to another user"
             if _has_arena(pid)
-            else "it has no arena, or is another user's"
+            else "it has no arena, or belongs to another user"
         )
         remedy = "start it with NIC_HARNESS_CONTROL=1 or use Arena(control=True)"
     raise ControlError("ask", f"process {pid}", problem, remedy)
 
 
 def _read_answer(pid: int, line: bytes) -> dict[str, Any]:
-    """Check an answer against the protocol, whole.
+    """Check a whole answer against the protocol.
 
     Raises:
-        ControlError: it differs, or it is a refusal.
+        ControlError: it differs from the protocol, or it is a refusal.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -200,7 +200,7 @@ def _read_answer(pid: int, line: bytes) -> dict[str, Any]:
             for ring in (queue["rx"], queue["tx"]):
                 places = (ring["avail"], ring["used"], ring["taken"])
                 if ring["size"] not in _SIZES or any(n not in _POSITIONS for n in places):
-                    raise _nonsense(pid, f"no ring is like {ring}")
+                    raise _nonsense(pid, f"no ring can be like {ring}")
     return found
 
 
@@ -221,5 +221,5 @@ def _nonsense(pid: int, problem: str) -> ControlError:
         "ask",
         f"process {pid}",
         f"its answer makes no sense: {problem}",
-        f"it has to run the same version of nic-harness as this command, {VERSION}",
+        f"it must run the same version of nic-harness as this command, {VERSION}",
     )

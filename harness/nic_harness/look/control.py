@@ -1,12 +1,12 @@
-"""The control socket: what a running process's arenas hold, asked from outside.
+"""The control socket: asking a running process, from outside, what its arenas hold.
 
-Served by Arena(control=True), or by every arena of a process with NIC_HARNESS_CONTROL=1 in its
-environment: one small thread, which sleeps until somebody asks. Only processes of the same user are
-answered (SO_PEERCRED), and only processes of the same user, or root's, are asked.
+Arena(control=True) serves it, and so does every arena of a process that has NIC_HARNESS_CONTROL=1
+in its environment: one small thread, which sleeps until a question comes. It answers only processes
+of the same user (SO_PEERCRED), and ask() asks only processes of the same user or of root.
 
-The socket has a name in the file system, not an abstract one, for those belong to a network
-namespace and the asker is often in another. It is looked for under the process's own root
-(/proc/PID/root) and by the PID that it has in its own PID namespace.
+The socket has a name in the file system. An abstract name belongs to a network namespace, and the
+asking process is often in another one. ask() looks for the name under the process's own root
+(/proc/PID/root), by the PID that the process has in its own PID namespace.
 """
 
 from nic_harness.look.asking import ask, askable, processes

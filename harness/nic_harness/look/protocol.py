@@ -1,8 +1,8 @@
-"""What both sides of the control socket know: where it lies, what is asked, what is answered.
+"""What both sides of the control socket know: its place, the question, and the answer.
 
-One line of JSON is asked: {}, {"page": 12} or {"page": 12, "file": [st_dev, st_ino]}; one is
-answered. The dataclasses below are the answer's shape: one side fills them in, and the other takes
-nothing that differs from them.
+The question is one line of JSON: {}, {"page": 12} or {"page": 12, "file": [st_dev, st_ino]}. The
+answer is one line, too. The dataclasses below are its shape: one side fills them in, and the other
+accepts nothing that differs from them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ControlError(HarnessError):
 
 @dataclass(frozen=True, slots=True)
 class MisuseAnswer:
-    """A nic_harness.Misuse with its sites by name, for another process cannot look them up."""
+    """A nic_harness.Misuse with its sites by name, as another process cannot look them up."""
 
     kind: str
     address: int
@@ -50,7 +50,7 @@ class MisuseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class QueueAnswer:
-    """A queue pair: where its rings stand and what was counted."""
+    """A queue pair: the positions of its rings, and its counters."""
 
     rx: RingPositions
     tx: RingPositions
@@ -63,11 +63,11 @@ class NicAnswer:
     """A NIC.
 
     Attributes:
-        id: tells it from the others of its process.
+        id: distinguishes it from the other NICs of its process.
         attached: what str(nic) says.
         interface, device: their names.
         drops: frames lost, by the name of the counter.
-        faults: None when it has none.
+        faults: how often each fault occurred; None without fault injection.
     """
 
     id: int
@@ -81,17 +81,17 @@ class NicAnswer:
 
 @dataclass(frozen=True, slots=True)
 class NoPage:
-    """Why there is nothing to tell of the page that was asked for."""
+    """Says why there is nothing to report about the page in question."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class ArenaAnswer(Stats):
-    """An arena: its statistics, its NICs and files, and the page that was asked for.
+    """An arena: its statistics, its NICs and files, and the page in question.
 
     Attributes:
-        page: None when no page was asked for.
+        page: None if the question names no page.
     """
 
     reports: tuple[MisuseAnswer, ...]  # type: ignore[assignment]
@@ -111,7 +111,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a question gets that cannot be answered."""
+    """The reply to a question that cannot be answered."""
 
     error: str
 
@@ -124,7 +124,7 @@ def credentials(peer: socket.socket) -> tuple[int, int]:
 
 
 def is_private(folder: Path, uids: tuple[int, ...]) -> bool:
-    """Whether a folder belongs to one of these users, and nobody else may enter it."""
+    """Whether a folder belongs to one of these users, and only its owner may enter it."""
     try:
         st = folder.lstat()
     except OSError:
@@ -137,11 +137,11 @@ def receive_line(peer: socket.socket, limit: int, deadline: float) -> bytes:
 
     Args:
         peer: the connection.
-        limit: bytes, above which it is refused.
-        deadline: of time.monotonic(), for the whole line, however slowly it comes.
+        limit: the longest line that is accepted, bytes.
+        deadline: in time.monotonic(), for the whole line, however slowly it comes.
 
     Raises:
-        ValueError: it is longer.
+        ValueError: the line is longer.
         TimeoutError: it took too long.
         OSError: the connection broke.
     """
@@ -162,12 +162,12 @@ def receive_line(peer: socket.socket, limit: int, deadline: float) -> bytes:
 
 
 def own_pid_name(pid: int) -> str:
-    """Return the name of the socket of a process, by its PID in its own PID namespace."""
+    """Return the name of a process's socket, by its PID in its own PID namespace."""
     return f"{pid}.sock"
 
 
 def folders_below(root: Path, uids: tuple[int, ...]) -> list[Path]:
-    """List the folders that may hold control sockets, and that nobody but these users can fill."""
+    """List the folders that may hold control sockets and that only these users can write to."""
     run, tmp = root / "run/user", root / "tmp"
     found = [run / user / "nic-harness" for user in _names(run)]
     found += [tmp / name for name in _names(tmp) if name.startswith("nic-harness-")]
