@@ -1,4 +1,4 @@
-"""Our NIC on a TAP: the file by sendfile over our own TCP, mapped or copied."""
+"""Our NIC on a TAP: sending the file by sendfile over our own TCP, mapped or copied."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Sent:
     """What the sender knows of one transfer.
 
     Attributes:
-        bytes: acknowledged by the peer.
+        bytes: bytes that the peer acknowledged.
         begin_ns, end_ns: CLOCK_MONOTONIC before the first call and when all was acknowledged.
-        cpu_ns: of the calling thread in between, user and system.
-        syscalls: by the device and by sendfile itself.
-        frames: put on the transmit ring, of all kinds.
+        cpu_ns: CPU time of the calling thread in between, user and system.
+        syscalls: system calls by the device and by sendfile itself.
+        frames: frames of all kinds put on the transmit ring.
         bytes_copied: payload bytes copied in user space.
         retransmits: frames sent again.
         bytes_resent: payload in them.
@@ -58,15 +58,15 @@ class OurNic:
 
     Args:
         tap: the wire; None: a TAP of its own, in a namespace of its own.
-        mtu: bytes, of the TAP that it makes.
-        device, faults, capture: of the NIC; see Nic.
-        offloads: whether segmentation and sums may be left to the TAP.
-        gateway: to hosts beyond the wire; None: there are none.
+        mtu: MTU of the TAP that it makes, bytes.
+        device, faults, capture: passed to the NIC; see Nic.
+        offloads: whether segmentation and checksums may be left to the TAP.
+        gateway: the way to hosts beyond the wire; None: there are none.
         stall: seconds without progress after which a transfer fails.
 
     Attributes:
         attached: what the NIC really runs on.
-        rootless: whether the wire's namespace took a user namespace.
+        rootless: whether the wire's namespace needed a user namespace.
         arena: for its figures.
     """
 
@@ -114,7 +114,7 @@ class OurNic:
         self._close.__exit__(kind, value, trace)
 
     def summary(self) -> Setup:
-        """Return what is attached, for a report without baseline."""
+        """Return what is attached, for a report without a baseline."""
         return Setup(
             device=self.attached.device,
             offloads=tuple(str(self.attached.offloads).split()),
@@ -126,7 +126,7 @@ class OurNic:
         )
 
     def strategy(self, name: str) -> OurSendfile:
-        """Return one of STRATEGIES, to send by as often as wanted."""
+        """Return one of STRATEGIES, which can send any number of times."""
         return OurSendfile(self, name)
 
     def receiver(self, *, digest: bool) -> ReceivingProcess:
@@ -158,7 +158,7 @@ class OurNic:
                 "send to",
                 f"{host}:{port}",
                 "the peer reset the connection before it had everything",
-                "see what the receiver says",
+                "look at the receiver's messages",
                 errno=e.errno,
             ) from e
         except TcpTimeoutError as e:
@@ -169,7 +169,7 @@ class OurNic:
                 "send over", name, "it is down", f"ip link set dev {name} up"
             ) from e
         except FileError as e:
-            # Pages that are gone show as a read error.
+            # Reading a page that is gone fails with a read error.
             raise (payload.shrunk() if payload.is_shorter() else e) from e
 
     def _transfer(
@@ -183,7 +183,7 @@ class OurNic:
             copied = self.arena.stats().bytes_copied
             resent = self._stack.stats().tx_payload_retransmitted
             begin, cpu = time.monotonic_ns(), time.thread_time_ns()
-            # The size is stated, so that a file that shrinks meanwhile is seen to.
+            # The size is given, so that a file that shrinks during the transfer is noticed.
             result = connection.sendfile(
                 payload.fileno(), 0, payload.size, strategy=_HOW[strategy], progress=watch
             )
@@ -211,12 +211,12 @@ class OurNic:
 
 
 class _Watch:
-    """Sees to it that a transfer goes on, and tells how far it came.
+    """Makes sure that a transfer goes on, and reports its progress.
 
     Args:
-        connection: it goes over.
-        stall: seconds without an acknowledgement of anything new after which it fails.
-        progress: told the bytes acknowledged.
+        connection: the connection that it uses.
+        stall: seconds without a new acknowledgement after which it fails.
+        progress: called with the number of bytes acknowledged.
     """
 
     def __init__(self, connection: Connection, stall: float, progress: Progress | None) -> None:
@@ -227,10 +227,10 @@ class _Watch:
         self._since = 0.0
 
     def __call__(self, _handed_over: int) -> None:
-        """Look; called some twenty times a second.
+        """Check the progress; called some twenty times a second.
 
         Raises:
-            TcpTimeoutError: no progress for too long.
+            TcpTimeoutError: there was no progress for too long.
         """
         acked = self._connection.info().bytes_acked
         now = time.monotonic()
@@ -245,7 +245,7 @@ class _Watch:
                 "send to",
                 f"{host}:{port}",
                 f"the peer has taken nothing for {self._stall:g} s, after {acked} bytes",
-                "see that it reads, or wait longer with --stall",
+                "make sure that it reads, or wait longer with --stall",
             )
 
     def drain(self) -> None:
@@ -266,7 +266,7 @@ class _Watch:
 
 
 class OurSendfile:
-    """A Contender: sendfile of our own in one of its two ways."""
+    """A Contender: our own sendfile with one of STRATEGIES."""
 
     def __init__(self, nic: OurNic, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What every strategy of a trial looks like from outside."""
+"""The interface that every strategy of a trial has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from nic_harness.transfer.payload import Payload
 
-#: Told the number of bytes handed over so far, now and then.
+#: Called now and then with the number of bytes handed over so far.
 Progress: TypeAlias = Callable[[int], None]
 
 
@@ -17,12 +17,12 @@ class Pass:
     """One pass over the file: what the sender counted and what the receiver said.
 
     Attributes:
-        bytes: that arrived.
+        bytes: bytes that arrived.
         seconds: from the sender's first call until the receiver read the end of the stream.
-        cpu_ns: of the sending thread, user and system.
-        syscalls: made by the sender.
-        frames: given to the wire by the sender.
-        bytes_copied: in user space.
+        cpu_ns: CPU time of the sending thread, user and system.
+        syscalls: system calls made by the sender.
+        frames: frames that the sender gave to the wire.
+        bytes_copied: bytes copied in user space.
         sha256: the receiver's digest, or None in a pass that only counts.
         retransmits: frames of ours, or segments of the kernel's, that were sent again.
         bytes_resent: payload in them.
@@ -44,17 +44,17 @@ class Contender(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user calls it."""
+        """The name by which the user selects it."""
 
     def send(self, payload: Payload, *, digest: bool, progress: Progress | None = None) -> Pass:
         """Send the whole file once over a connection of its own."""
 
 
 class Observer(Protocol):
-    """Told what a trial is doing; a Protocol so that the trial needs no terminal."""
+    """Follows what a trial is doing; a Protocol, so that the trial needs no terminal."""
 
     def begin(self, title: str, size: int) -> Progress | None:
-        """Take note that something of `size` bytes begins; return what is told how far it is."""
+        """Note that something of `size` bytes begins; return what to call with its progress."""
 
     def end(self) -> None:
-        """Take note that it is over."""
+        """Note that it has ended."""

@@ -1,4 +1,4 @@
-"""The file that a trial sends: the user's, or one made for the occasion."""
+"""The file that a trial sends: one of the user's, or one made for the trial."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nic_harness.base.live import Ending
 from nic_harness.errors import FileError
 
 _CHUNK = 1 << 20
-#: Written in pieces that let the file system use large folios, as cp(1) and the like do.
+#: Large enough that the file system can use large folios, as with cp(1) and similar programs.
 _PIECE = 8 << 20
-_TURN = 4099  # prime: it comes back to a place after 2^23 pieces
+_TURN = 4099  # prime: a position repeats only after 2^23 pieces
 
 
 class Payload(Ending):
     """An open regular file and its digest; use as a context manager.
 
     Attributes:
-        name: for people.
+        name: its name in messages.
         size: bytes, when it was opened.
-        file: the file, open for reading; its position means nothing.
+        file: the file, open for reading; its position has no meaning.
     """
 
     def __init__(self, name: str, file: BinaryIO) -> None:
@@ -47,13 +47,13 @@ class Payload(Ending):
         return os.fstat(self.fileno()).st_size < self.size
 
     def shrunk(self) -> FileError:
-        """Make the error that says so."""
+        """Make the error for a file that became shorter."""
         return FileError(
             "send",
             self.name,
             f"it shrank from {self.size} to {os.fstat(self.fileno()).st_size} bytes "
             "while it was being sent",
-            "send a file that nobody writes to",
+            "send a file that nothing writes to",
         )
 
     def sha256(self) -> str:
@@ -75,7 +75,7 @@ def open_payload(path: str | os.PathLike[str]) -> Payload:
     """
     name = os.fspath(path)
     try:
-        # A FIFO would block until somebody writes; it is refused below.
+        # A FIFO would block until it has a writer; it is refused below.
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as e:
         remedies = {errno.EACCES: "you need permission to read it"}
@@ -137,20 +137,20 @@ def make_payload(
     folder: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Payload:
-    """Make a file of random bytes that has no name and is gone when it is closed.
+    """Make a file of random bytes that has no name and disappears when it is closed.
 
-    One random MiB, turned a little further for each MiB of the file: no two pages of it are equal,
-    which is what a digest has to see, and it is made as fast as it is written.
+    It consists of 8 MiB of random bytes, rotated a little further each time they are repeated. So
+    no two pages are equal, as a digest needs, and making the file takes no longer than writing it.
 
     Args:
         size: bytes.
-        folder: where; None: the folder for temporary files (TMPDIR, /tmp).
-        progress: told the number of bytes written so far, after each 8 MiB.
+        folder: where to make it; None: the folder for temporary files (TMPDIR, /tmp).
+        progress: called after each 8 MiB with the number of bytes written so far.
 
     Raises:
-        FileError: no room, or the folder cannot be written to.
+        FileError: there is no room, or the folder cannot be written to.
     """
-    # Not another one, quietly, when that of TMPDIR is of no use.
+    # If the folder in TMPDIR cannot be used, that is an error: no other one is chosen silently.
     where = Path(folder or os.environ.get("TMPDIR") or tempfile.gettempdir())
     what = f"{_human(size)} test file in"
     room = "free some space, name another folder in TMPDIR, or send a FILE of your own"

@@ -1,4 +1,4 @@
-"""The receiver's process, seen from the program that starts it."""
+"""The receiver's process, as seen by the program that starts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nic_harness.transfer import receiver
 from nic_harness.transfer.receiver import Received
 from nic_harness.wire.netns import Namespace
 
-#: Seconds within which a process that has nothing to wait for has to answer.
+#: Seconds within which a process that has nothing to wait for must answer.
 PATIENCE = 20.0
 
 
@@ -30,13 +30,13 @@ class ReceivingProcess:
 
     Args:
         namespace: where it runs.
-        address: it listens on.
-        port: 0 lets the kernel choose.
-        digest: take the SHA-256 of everything that arrives.
-        wrapper: a command in front of it.
+        address: the address that it listens on.
+        port: the port that it listens on; 0 lets the kernel choose.
+        digest: compute the SHA-256 of everything that arrives.
+        wrapper: a command to run it with, put in front of its own.
 
     Attributes:
-        port: it listens on, once ready() has returned.
+        port: the port that it listens on, once ready() has returned.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class ReceivingProcess:
         return f"{self.address}:{self.port}"
 
     def line(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Return the next thing it says.
+        """Return the next line that it prints, as an object.
 
         Raises:
-            WaitTimeoutError: it said nothing in time.
+            WaitTimeoutError: it printed nothing in time.
             CommandError: it ended, or could not listen.
         """
         pipe = self.process.stdout
@@ -111,11 +111,11 @@ class ReceivingProcess:
         self.port = said["listening"]
 
     def result(self, timeout: float = PATIENCE) -> Received:
-        """Wait until it has read the end of the stream, and return what it got.
+        """Wait until it has read the end of the stream, and return what it received.
 
         Raises:
             TcpResetError: its connection was reset.
-            WaitTimeoutError, CommandError: as line().
+            WaitTimeoutError, CommandError: as for line().
         """
         said = self.line(timeout)
         if "error" in said:

@@ -1,7 +1,7 @@
 """The receiver: an ordinary process with a plain socket of the kernel's TCP.
 
-Run as a program, in the namespace, with -I -S: it imports the standard library only. It prints one
-JSON object a line: {"listening": PORT}, then what it received, or {"error": ...}.
+It runs as a program in the namespace, with -I -S, and imports only the standard library. It prints
+one JSON object per line: {"listening": PORT}, then what it received, or {"error": ...}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Received:
     """One connection, read to its end.
 
     Attributes:
-        bytes: that arrived.
+        bytes: bytes that arrived.
         begin_ns, end_ns: CLOCK_MONOTONIC when it was accepted and when its end was read.
         sha256: hexadecimal digest of all bytes, or None in a pass that only counts.
     """
@@ -64,17 +64,17 @@ def receive(server: socket.socket, *, digest: bool, output: BinaryIO | None = No
 
 
 def say(**what: object) -> None:
-    """One line to whoever started us; the end of the program when he is gone."""
+    """Print one line for the parent process; exit if that process is gone."""
     try:
         print(json.dumps(what), flush=True)
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, rather than into an error at exit.
+        # Send the rest of the buffer to /dev/null, so that flushing it at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def main(argv: list[str]) -> int:
-    """Receive once, as the arguments say; 0, or 1 with an error told."""
+    """Receive once, as the arguments say; return 0, or 1 after printing an error."""
     parser = argparse.ArgumentParser(prog="receiver")
     parser.add_argument("address")
     parser.add_argument("port", type=int)

@@ -1,4 +1,4 @@
-"""What a trial found out, as data."""
+"""The results of a trial, as data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nic_harness.base.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What was really attached; what was asked for does not matter here.
+    """What was really attached, whatever was requested.
 
     Attributes:
-        device: name of the device behind the rings, or None when no NIC of ours was used.
-        offloads: names of those negotiated.
-        mtu: bytes, of every wire of the trial.
+        device: name of the device behind the rings, or None if the harness's NIC was not used.
+        offloads: names of the negotiated offloads.
+        mtu: MTU of every wire of the trial, bytes.
         queues: queue pairs.
         rootless: whether the namespaces took user namespaces.
         congestion_control: of the kernel's sender in the baseline, or None without one.
@@ -94,9 +94,10 @@ class Run:
         bytes: payload that arrived.
         seconds: from the sender's first call, on an established connection, until the receiver has
             read the end of the stream; the same two moments for every strategy.
-        cpu_ns_per_kib: CPU time of the sending thread, user and system, in ns for each 1024 bytes.
-        syscalls: made by the sender for the transfer.
-        frames: given to the wire by the sender; with segmentation offload up to 64 KiB each.
+        cpu_ns_per_kib: CPU time of the sending thread, user and system, in ns per 1024 bytes.
+        syscalls: system calls that the sender made for the transfer.
+        frames: frames that the sender gave to the wire; up to 64 KiB each with segmentation
+            offload.
         bytes_copied: payload bytes copied in user space.
         sha256_ok: whether the receiver's digest was that of the file, in a pass of its own; None
             when nobody looked.
@@ -123,7 +124,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a trial found out."""
+    """All results of a trial."""
 
     about: About
     attached: Setup
@@ -148,7 +149,7 @@ class Report:
 
 
 def median_run(runs: Iterable[Run]) -> Run:
-    """Return the run with the median time; of an even number the faster one in the middle."""
+    """Return the run with the median time; for an even number, the faster of the middle two."""
     ordered = sorted(runs, key=lambda r: r.seconds)
     middle = statistics.median_low([r.seconds for r in ordered])
     return next(r for r in ordered if r.seconds == middle)
