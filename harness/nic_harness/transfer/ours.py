@@ -158,7 +158,7 @@ class OurNic:
                 "send to",
                 f"{host}:{port}",
                 "the peer reset the connection before it had everything",
-                "look at the receiver's messages",
+                "see the receiver's messages",
                 errno=e.errno,
             ) from e
         except TcpTimeoutError as e:
