@@ -248,7 +248,7 @@ def test_a_read_only_proc_sys_is_done_without(run, nobody, tmp_path):
 
 
 def test_doctor_on_a_read_only_proc_sys(run, nobody):
-    command = [sys.executable, "-m", "nic_harness", "doctor", "--json"]
+    command = [sys.executable, "-m", "nic_harness", "doctor", "--json", "-"]
     done = run(nobody, *command, prepare=READ_ONLY)
     report = json.loads(done.stdout)
     (found,) = (f for f in report["findings"] if f["name"] == "IPv6")

@@ -121,13 +121,18 @@ def callback(operation: str, what: object, name: str, value: object) -> None:
         raise _wrong(operation, what, name, value, "something to call")
 
 
-def buffer(operation: str, what: object, name: str, value: Any) -> memoryview:
-    """Return the bytes of a contiguous buffer."""
+def buffer(operation: str, what: object, name: str, value: Any) -> None:
+    """See that a value is a contiguous buffer of bytes.
+
+    No view of it is kept: the frames of an exception would hold it, and with it the buffer.
+    """
     try:
-        return memoryview(value).cast("B")
+        with memoryview(value) as view:
+            view.cast("B").release()
     except TypeError:
-        wanted = "bytes, or another contiguous buffer,"
-        raise _wrong(operation, what, name, value, wanted) from None
+        problem = f"{name}: a {type(value).__name__} is no contiguous buffer of bytes"
+        remedy = "bytes, a bytearray or memoryview is wanted"
+        raise ArgumentTypeError(operation, _named(what), problem, remedy) from None
     except ValueError as e:  # a view that was released
         raise ArgumentError(operation, _named(what), f"{name}: {e}") from None
 
@@ -179,7 +184,8 @@ def program(operation: str, args: Any) -> None:
     if isinstance(args, str | bytes) or not isinstance(args, Sequence):
         raise _wrong(operation, "a command", "args", args, "a list of strings")
     for i, arg in enumerate(args):
-        path(operation, "a command", f"args[{i}]", arg)
+        plain = os.fsdecode(arg) if isinstance(arg, bytes) else arg
+        path(operation, "a command", f"args[{i}]", plain)
 
 
 def interface_address(

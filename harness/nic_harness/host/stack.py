@@ -68,6 +68,7 @@ _YIELD_S = 0.0001  # how long another thread may take to see that the lock is fr
 _MOST = (1 << 31) - 1  # bytes or frames that one call can be asked for
 _BACKLOG_MAX = (1 << 31) - 1
 _OFF_MAX = (1 << 63) - 1  # of off_t
+_ANY = 1 << 200  # only the type is looked at first
 
 
 class Strategy(enum.Enum):
@@ -818,7 +819,7 @@ class Connection(_Endpoint):
             BusyError: called by what this thread's own send() or sendfile() calls.
         """
         if not isinstance(data, Chain):
-            data = check.buffer("send on", self._what(), "data", data)
+            check.buffer("send on", self._what(), "data", data)
         check.seconds("send on", self._what(), timeout)
         left = _Countdown(timeout)
         source = _Source(data, "send on", self._what())
@@ -1303,9 +1304,11 @@ def _check_sendfile(
         check.path(on, what, "file", file)
     elif not hasattr(file, "fileno"):
         check.integer(on, what, "file", file, ~_MOST, _MOST)
-    check.integer(on, what, "offset", offset, 0, _OFF_MAX)
-    if nbytes is not None:
-        check.integer(on, what, "nbytes", nbytes, 0, _OFF_MAX)
+    first = check.integer(on, what, "offset", offset, -_ANY, _ANY)
+    length = 0 if nbytes is None else check.integer(on, what, "nbytes", nbytes, -_ANY, _ANY)
+    if first < 0 or length < 0 or first + length > _OFF_MAX:
+        problem = f"offset {offset}, {length} bytes"
+        raise ArgumentError(on, what, problem, f"give 0 or more, and no end above {_OFF_MAX}")
     check.buffer(on, what, "header", header)
     check.buffer(on, what, "trailer", trailer)
     check.instance(on, what, "strategy", strategy, Strategy)

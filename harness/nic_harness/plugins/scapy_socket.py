@@ -73,7 +73,9 @@ class NicSocket(SuperSocket):
         Raises:
             FrameSizeError, FrameError, ClosedError: as Nic.send().
         """
-        data = bytes(x if isinstance(x, Packet) else check.buffer("send on", self, "x", x))
+        if not isinstance(x, Packet):
+            check.buffer("send on", self, "x", x)
+        data = bytes(x)
         if isinstance(x, Packet):
             x.sent_time = time.time()
         self.nic.send(data, queue=self.queue)
